@@ -14,11 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
+import yaml
 from tests.datasets import makers
 from tests.documents import blocks
 from tests.servers import wait_until
+
+from fedafd.rpc.authority import AGGREGATOR_NAME
+from fedafd.rpc.channel import open_sync_channel
+from fedafd.rpc.tls import Trust
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -170,6 +176,7 @@ def test_a_demo_leaves_what_it_promises_and_keeps_running_when_asked(tmp_path: P
         assert process.poll() is None, said(tmp_path)
         check_results(tmp_path / "demo-output")
         readme_python_runs(tmp_path)
+        nothing_travels_in_plain_text(tmp_path / "demo-output" / "work")
         assert re.search(r"http://127.0.0.1:\d+/ with the API key fedafd-key\.\S+; REST", said(tmp_path))
         running = children(process)
         process.send_signal(signal.SIGINT)
@@ -202,6 +209,18 @@ def check_results(output: Path) -> None:
         assert (output / "models" / "clients" / client["name"] / "config.json").is_file()
     assert (output / "models" / "global" / "config.json").is_file()
     assert sum(client["bytes_up"] for client in results["clients"]) == results["rounds"][0]["bytes_up"]
+
+
+def nothing_travels_in_plain_text(work: Path) -> None:
+    """The aggregator speaks TLS by the authority that each agent's invitation named."""
+    for name in ("images", "texts", "pairs"):
+        config = yaml.safe_load((work / f"{name}.yaml").read_text())
+        trust = Trust((work / f"agent-{name}" / "authority.pem").read_bytes(), AGGREGATOR_NAME)
+        trusting, plain = (open_sync_channel(config["aggregator"], tls) for tls in (trust, None))
+        with trusting, plain:
+            grpc.channel_ready_future(trusting).result(timeout=20)
+            with pytest.raises(grpc.FutureTimeoutError):
+                grpc.channel_ready_future(plain).result(timeout=2)
 
 
 def readme_python_runs(folder: Path) -> None:

@@ -63,6 +63,7 @@ def test_nothing_but_ports_is_taken_from_it(folder: Path, text: str) -> None:
         ({}, False),
         ({"FEDAFD_AGGREGATOR_LISTEN": "0.0.0.0:7444"}, True),
         ({"FEDAFD_AGGREGATOR_LISTEN": "0.0.0.0:7444", "FEDAFD_AGGREGATOR_PLAINTEXT": "true"}, False),
+        ({"FEDAFD_AGGREGATOR_PLAINTEXT": "false"}, True),
         ({"FEDAFD_AGGREGATOR_TLS_CERTIFICATE": "server.pem"}, True),
     ],
 )

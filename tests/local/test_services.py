@@ -126,12 +126,24 @@ def test_where_other_machines_reach_the_agents_port_nobody_is_a_distiller_there(
             assert code_of(partial(enrol, claim, timeout=20)) is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_an_aggregator_on_loopback_has_tls_where_it_is_asked_to(tmp_path: Path, redis_url: str) -> None:
+    claim = distillation_pb2.ClaimStageRequest(stage_id="0" * 32, worker="w")
+    with LoggedSupervisor(tmp_path / "logs") as supervisor:
+        services = services_on(tmp_path, redis_url, supervisor, FEDAFD_AGGREGATOR_PLAINTEXT="false")
+        services.start(distiller=False)
+        for trust, code in ((internal_trust(TOKEN), grpc.StatusCode.NOT_FOUND), (None, grpc.StatusCode.UNAVAILABLE)):
+            with open_sync_channel(services.aggregator, trust) as channel:
+                method: Any = DistillationServiceStub(channel).ClaimStage
+                assert code_of(partial(method, claim, metadata=bearer_metadata(TOKEN), timeout=20)) is code
+
+
 @pytest.mark.parametrize(
     ("settings", "dialled", "plain"),
     [
         ({}, "agents", None),
         ({_LISTEN: "127.0.0.1:PORT"}, "agents", None),
         ({_LISTEN: "127.0.0.1:PORT", "FEDAFD_AGGREGATOR_TLS_CERTIFICATE": "c.pem"}, "agents", "false"),
+        ({"FEDAFD_AGGREGATOR_PLAINTEXT": "false"}, "agents", "false"),
         ({_LISTEN: "0.0.0.0:PORT", "FEDAFD_AGGREGATOR_INTERNAL_LISTEN": "0.0.0.0:7444"}, "127.0.0.1:7444", "false"),
         ({_LISTEN: "0.0.0.0:PORT", "FEDAFD_DISTILLER_AGGREGATOR": "gpu.example.org:1"}, "gpu.example.org:1", "false"),
         ({_LISTEN: "0.0.0.0:PORT", "FEDAFD_DISTILLER_TLS__AUTHORITIES": "a.pem"}, "agents", "false"),

@@ -1,7 +1,7 @@
 """Where an aggregator listens: for agents, for distillers, and for those who ask for its health alone.
 
-Off loopback it speaks TLS: with the operator's certificate, else with one of its own authority. `plaintext` turns that
-off where something in front ends TLS.
+Off loopback it speaks TLS: with the operator's certificate, else with one of its own authority. `plaintext: true` turns
+that off where something in front ends TLS, and `false` has TLS on loopback, too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def bind(server: grpc.aio.Server, settings: AggregatorSettings, authority: Autho
     if settings.tls_certificate and settings.tls_key:
         files = (settings.tls_certificate, settings.tls_key, settings.tls_client_authorities)
         credentials: grpc.ServerCredentials | None = server_credentials(*files, internal)
-    elif is_off_machine(settings.listen) and not settings.plaintext:
+    elif is_off_machine(settings.listen) if settings.plaintext is None else not settings.plaintext:
         names = [name.strip() for name in settings.tls_names.split(",") if name.strip()]
         credentials = own_credentials(authority, names, internal)
     else:

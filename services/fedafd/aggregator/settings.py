@@ -68,10 +68,10 @@ class AggregatorSettings(StoredSettings):
     tls_names: str = Field(
         "", description="Further host names or addresses for the built-in authority's certificate, separated by commas."
     )
-    plaintext: bool = Field(
-        False,
+    plaintext: bool | None = Field(
+        None,
         description="true: no TLS, even from other machines: whoever sees the traffic can read and change it. For an"
-        " aggregator behind a proxy that ends TLS.",
+        " aggregator behind a proxy that ends TLS. false: TLS always. Unset: TLS, except on loopback.",
     )
     internal_listen: ListenAddress | None = Field(
         None, description="host:port for distillers alone, with certificates on both sides; unset: they use LISTEN."

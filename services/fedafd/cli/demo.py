@@ -158,7 +158,8 @@ def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
                 redis_url=start_redis(supervisor, output.work),
                 store={"URL": str(output.work / "store")},
             )
-            services = Services(supervisor, backends, http_port=options.port, threads=cores())
+            with_tls = {"FEDAFD_AGGREGATOR_PLAINTEXT": "false"}  # on loopback, too: as sites elsewhere meet it
+            services = Services(supervisor, backends, http_port=options.port, threads=cores(), settings=with_tls)
             services.start()
         console.print(f"Watch it at {services.url}/ with the API key {services.api_key}", soft_wrap=True)
         result = _Federation(options, console, output, services, plan).result(started)

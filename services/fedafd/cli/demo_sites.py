@@ -34,6 +34,7 @@ class DemoSite:
         """agent.yaml of this site."""
         return {
             "aggregator": aggregator,
+            "plaintext": False,
             "kind": self.kind,
             "data": self.data,
             "state_dir": str(folder / f"agent-{self.name}"),

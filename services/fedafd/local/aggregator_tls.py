@@ -12,7 +12,10 @@ _PREFIX = "FEDAFD_AGGREGATOR_"
 
 
 def aggregator_has_tls(settings: Mapping[str, str], listen: str) -> bool:
-    """With a certificate, or off loopback unless it is to be plain. `listen`: its address if no setting says it."""
-    plain = settings.get(f"{_PREFIX}PLAINTEXT", "").lower() in ("true", "1", "yes", "on")
-    off_machine = is_off_machine(settings.get(f"{_PREFIX}LISTEN", listen))
-    return f"{_PREFIX}TLS_CERTIFICATE" in settings or (off_machine and not plain)
+    """With a certificate, else as it is told, else off loopback. `listen`: its address if no setting says it."""
+    if f"{_PREFIX}TLS_CERTIFICATE" in settings:
+        return True
+    plain = settings.get(f"{_PREFIX}PLAINTEXT")
+    if plain is not None:
+        return plain.lower() not in ("true", "1", "yes", "on")
+    return is_off_machine(settings.get(f"{_PREFIX}LISTEN", listen))
