@@ -79,12 +79,25 @@ def entry(*offsets: Any, **changes: Any) -> dict[str, Any]:
         entry(0, 16, shape=[2**70]),
         entry(0, 16, shape=[1] * 40),
         entry(0, 16, dtype=7),
+        entry(0, 8),
+        entry(4, 16),
+        entry(0, 12) | {"u": {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}},
+        {name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "tu"},
     ],
 )
 def test_a_hostile_header_is_refused(header: Any) -> None:
     blob = bundle_with(header)
     with pytest.raises(DataError, match="encoder bundle"):
         bundle_head(blob, len(blob))
+
+
+@pytest.mark.parametrize("size", [-1, -512, -1024, -(2**40)])
+def test_a_file_that_is_said_to_end_before_it_begins_is_refused(size: int) -> None:
+    member = tarfile.TarInfo("config.json")
+    member.size = size
+    begin = pack_folder({"a": b""})[: tarfile.BLOCKSIZE] + member.tobuf(tarfile.GNU_FORMAT)
+    with pytest.raises(DataError, match="encoder bundle"):
+        bundle_head(begin, 2**20)
 
 
 def test_a_header_without_an_end_is_refused_before_it_is_asked_for() -> None:

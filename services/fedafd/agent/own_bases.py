@@ -77,7 +77,8 @@ async def _head_of(connection: AggregatorConnection, bundle: types_pb2.Artifact)
         head = bundle_head(begin, bundle.size_bytes)
         if isinstance(head, BundleHead):
             return begin, head
-        wanted = head
+        # At least twice as many each time: files without content, one after the other, would ask for 512 bytes more.
+        wanted = min(max(head, 2 * wanted), bundle.size_bytes)
 
 
 def _write(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tarfile
+from collections.abc import Iterable
 from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
@@ -61,6 +62,8 @@ def bundle_head(begin: bytes, size_bytes: int) -> BundleHead | int:
             member = tarfile.TarInfo.frombuf(begin[at : at + _TAR_BLOCK], "utf-8", "strict")
         except (tarfile.TarError, ValueError) as error:
             raise DataError(f"encoder bundle: is no folder that was packed: {error}") from None
+        if member.size < 0:  # base 256 has a sign; a step backwards would come by here again, for ever
+            raise DataError(f"encoder bundle: its {member.name[:200]!r} is said to have {member.size} bytes")
         at += _TAR_BLOCK
         if member.name == _WEIGHTS:
             return _weights_head(begin, at, at + member.size, size_bytes)
@@ -84,13 +87,24 @@ def _weights_head(begin: bytes, at: int, end: int, size_bytes: int) -> BundleHea
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = "wrong entries" if isinstance(error, ValidationError) else str(error)
         raise DataError(f"encoder bundle: its {_WEIGHTS} has no header of safetensors: {reason}") from None
-    tensors_by_name = {}
+    places = {}
     for name, entry in tensors.items():
         span = Span(data + entry.data_offsets[0], data + entry.data_offsets[1])
         if not data <= span.start <= span.end <= end:
             raise DataError(f"encoder bundle: tensor {name[:200]!r} lies outside of its file")
-        tensors_by_name[name] = TensorPlace(entry.dtype, tuple(entry.shape), span)
-    return BundleHead(data, tensors_by_name)
+        places[name] = TensorPlace(entry.dtype, tuple(entry.shape), span)
+    _need_gapless([place.span for place in places.values()], data, end)
+    return BundleHead(data, places)
+
+
+def _need_gapless(spans: Iterable[Span], start: int, end: int) -> None:
+    """As in each file of safetensors. Many tensors at one place would let a site write each of them."""
+    for span in sorted(spans, key=lambda span: (span.start, span.end)):
+        if span.start != start:
+            raise DataError(f"encoder bundle: the tensors of its {_WEIGHTS} overlap, or have gaps between them")
+        start = span.end
+    if start != end:
+        raise DataError(f"encoder bundle: its {_WEIGHTS} goes on behind its last tensor")
 
 
 def _needed(count: int, size_bytes: int) -> int:
