@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tests.agent.fake_aggregator import TOKEN
 from tests.agent.scene import Scene, play
 
 from fedafd.agent import connection as connection_module
-from fedafd.artifacts.folders import pack_folder
+from fedafd.agent.cache import ArtifactCache
+from fedafd.artifacts.blocks import block_digests, block_length
+from fedafd.artifacts.bundle_heads import BundleHead, bundle_head
+from fedafd.artifacts.folders import pack_folder, unpack_folder
 from fedafd.domain.config import EncoderConfig
 from fedafd.domain.kinds import Modality
+from fedafd.domain.leaving import LeaveReason
 from fedafd.learning.sample_encoder import SampleEncoder
 
 DIM = 256
@@ -50,16 +56,29 @@ def bundle_of(folder: Path, **changes: Any) -> bytes:
     return pack_folder(encoder.to_files(trained_in=dtype))
 
 
-def first_round(tmp_path: Path, bundle: bytes, trainable: str, **site: Any) -> int:
-    """How many bytes of the bundle come to a site that has never had one."""
+def first_scene(
+    tmp_path: Path,
+    bundle: bytes,
+    trainable: str,
+    site: dict[str, Any],
+    policy: dict[str, Any] | None = None,
+    prepare: Callable[[Scene], None] = lambda _: None,
+) -> Scene:
+    """The first round of a site that has never had a bundle; `site` is of agent.yaml."""
 
     async def scenario(scene: Scene) -> None:
-        scene.more = site
+        scene.more, scene.policy = site, policy or {}
         encoder = KIND | {"trainable": trainable}
         scene.server.assign(1, bundle=bundle, blob_bytes=5, image_encoder=encoder, embedding_dim=DIM)
+        prepare(scene)
         await scene.run(scene.settled, seconds=60)
 
-    scene = play(tmp_path, scenario)
+    return play(tmp_path, scenario)
+
+
+def first_round(tmp_path: Path, bundle: bytes, trainable: str, **site: Any) -> int:
+    """How many bytes of the bundle come to a site that has never had one."""
+    scene = first_scene(tmp_path, bundle, trainable, site)
     (path,) = scene.trainer.tasks[-1].encoder_bundles.values()
     assert path.read_bytes() == bundle
     assert len(scene.server.commits) == 1
@@ -98,10 +117,92 @@ def test_a_header_that_is_longer_than_what_is_asked_for_first_is_read_too(
     assert first_round(tmp_path, bundle, "head", base_weights={"image": str(folder)}) < 0.25 * len(bundle)
 
 
-def test_other_weights_of_the_same_shape_save_nothing_and_cost_no_round(tmp_path: Path) -> None:
+def test_files_without_content_before_the_weights_are_no_reason_to_ask_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedafd.agent.own_bases._FIRST_BYTES", 700)
+    files = unpack_folder(bundle_of(checkpoint(tmp_path / "weights"), trainable="head"))
+    bundle = pack_folder({f"a/{number}": b"" for number in range(1000)} | files)
+    own = {"base_weights": {"image": str(tmp_path / "weights")}}
+    scene = first_scene(tmp_path, bundle, "head", own)
+    assert len(scene.server.downloads) < 20
+
+
+def test_other_weights_of_the_same_shape_save_nothing_and_the_log_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bundle = bundle_of(checkpoint(tmp_path / "theirs"), trainable="head")
     other = {"image": str(checkpoint(tmp_path / "ours", seed=1))}
     assert len(bundle) <= first_round(tmp_path, bundle, "head", base_weights=other) <= len(bundle) + HEAD_BYTES
+    told = capsys.readouterr().out
+    assert "agent.own_weights_not_used" in told and "less than half" in told
+    assert "agent.own_weights_used" not in told
+
+
+def test_a_server_that_guesses_a_part_of_weights_does_not_see_whether_it_guessed_right(tmp_path: Path) -> None:
+    """It has another checkpoint, puts a tensor of the site's into it, and would see that its blocks do not come."""
+    bundle = bundle_of(checkpoint(tmp_path / "theirs"), trainable="head")
+    ours = bundle_of(checkpoint(tmp_path / "ours", seed=1), trainable="head")
+    head = bundle_head(bundle, len(bundle))
+    assert isinstance(head, BundleHead)
+    guessed = max((place.span for place in head.tensors.values()), key=lambda span: span.end - span.start)
+    assert guessed.end - guessed.start < 0.4 * len(bundle)
+    bundle = bundle[: guessed.start] + ours[guessed.start : guessed.end] + bundle[guessed.end :]
+    came = first_round(tmp_path, bundle, "head", base_weights={"image": str(tmp_path / "ours")})
+    assert came == len(bundle) + HEAD_BYTES
+
+
+def test_an_older_bundle_of_other_weights_is_no_reason_not_to_look_at_the_sites_own(tmp_path: Path) -> None:
+    """As after a move to another federation, or of this one to another checkpoint."""
+    first = bundle_of(checkpoint(tmp_path / "first"), trainable="head")
+    second = bundle_of(checkpoint(tmp_path / "second", seed=1), trainable="head")
+
+    async def scenario(scene: Scene) -> None:
+        scene.more = {"base_weights": {"image": str(tmp_path / "second")}}
+        encoder = KIND | {"trainable": "head"}
+        for number, bundle in enumerate((first, second), start=1):
+            scene.server.sent_bytes = 0
+            scene.server.commits.clear()
+            scene.server.assign(number, bundle=bundle, image_encoder=encoder, embedding_dim=DIM)
+            await scene.run(scene.settled, token=TOKEN if number == 1 else None, seconds=60)
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.sent_bytes < HEAD_BYTES + 0.25 * len(second)
+
+
+def test_without_room_for_the_bundle_twice_on_the_disk_it_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundle_of(checkpoint(tmp_path / "weights"), trainable="head")
+    monkeypatch.setattr(ArtifactCache, "room_beside", lambda *_: len(bundle) - 1)  # how full a disk is, is not ours
+    came = first_round(tmp_path, bundle, "head", base_weights={"image": str(tmp_path / "weights")})
+    assert came == len(bundle)
+    assert "no room" in capsys.readouterr().out
+
+
+def test_the_limit_of_a_download_counts_what_comes(tmp_path: Path) -> None:
+    bundle = bundle_of(checkpoint(tmp_path / "weights"), trainable="head")
+    policy = {"max_download_bytes": len(bundle) // 2}
+    own = {"base_weights": {"image": str(tmp_path / "weights")}}
+    assert first_scene(tmp_path / "with", bundle, "head", own, policy).server.commits
+    without = first_scene(tmp_path / "without", bundle, "head", {}, policy)
+    assert without.server.left == [LeaveReason.POLICY_DOWNLOAD]
+    assert not without.server.downloads
+
+
+def test_digests_that_lie_bring_no_more_down_than_the_limit_says(tmp_path: Path) -> None:
+    bundle = bundle_of(checkpoint(tmp_path / "weights"), trainable="head")
+    other = bundle_of(checkpoint(tmp_path / "others", seed=1), trainable="head")
+    policy = {"max_download_bytes": len(bundle) // 2}
+    own = {"base_weights": {"image": str(tmp_path / "weights")}}
+
+    def lie(scene: Scene) -> None:
+        scene.server.describes = lambda digests: block_digests([bundle], block_length(len(bundle)))
+
+    scene = first_scene(tmp_path / "site", other, "head", own, policy, lie)
+    assert scene.server.left == [LeaveReason.POLICY_DOWNLOAD]
+    assert scene.server.sent_bytes < len(bundle) // 2
+    assert not list((tmp_path / "site").rglob("base-*")), "what was made for the download is gone"
 
 
 @pytest.mark.parametrize("wrong", ["not there", "of other sizes", "damaged"])
@@ -117,9 +218,8 @@ def test_weights_that_cannot_be_used_are_told_and_all_is_downloaded(
     came = first_round(tmp_path, bundle, "head", base_weights={"image": str(folder)})
     assert len(bundle) - 100_000 <= came <= len(bundle) + HEAD_BYTES
     told = capsys.readouterr()
-    if wrong != "of other sizes":
-        assert "agent.own_weights_not_used" in told.out + told.err
-        assert str(folder) in told.out + told.err
+    assert "agent.own_weights_not_used" in told.out + told.err
+    assert str(folder) in told.out + told.err
 
 
 def test_an_encoder_that_is_trained_whole_is_downloaded_whole(tmp_path: Path) -> None:

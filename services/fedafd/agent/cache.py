@@ -33,7 +33,6 @@ class ArtifactCache:
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._checked: set[str] = set()
-        self._lent: dict[str, Path] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def find(self, sha256: str) -> Path | None:
@@ -77,19 +76,20 @@ class ArtifactCache:
 
         Raises InvalidRequestError for what is no hash and no length.
         """
-        needed = self.missing_bytes(sizes)
-        free = shutil.disk_usage(self._folder).free - _LEFT_FREE_BYTES
-        if needed > max(0, free):
+        if self.room_beside(sizes) < 0:
+            needed, free = self.missing_bytes(sizes), self.room_beside({})
             raise StorageFullError(
                 f"{self._folder}: {needed:,} bytes have to be downloaded for the round, and {max(0, free):,} may be;"
                 " free some space or move state_dir to a larger disk",
                 folder=str(self._folder),
             )
 
+    def room_beside(self, sizes: Mapping[str, int]) -> int:
+        """Bytes that the disk has room for once these artifacts are here; below 0 where they do not fit."""
+        return shutil.disk_usage(self._folder).free - _LEFT_FREE_BYTES - self.missing_bytes(sizes)
+
     def remember(self, purpose: str, sha256: str) -> None:
-        """From now on the artifact is the newest of its purpose; what was lent for its download goes."""
-        if (lent := self._lent.pop(purpose, None)) is not None:
-            lent.unlink(missing_ok=True)
+        """From now on the artifact is the newest of its purpose."""
         names = self._newest()
         if names.get(purpose) == sha256:
             return
@@ -103,17 +103,12 @@ class ArtifactCache:
         sha256 = self._newest().get(purpose)
         return None if sha256 is None else self.find(sha256)
 
-    def place_for_base(self, name: str) -> Path:
-        """Where a file may be made that `lend` takes; what a process that died left of one goes with `trim`."""
-        return self._folder / f"base-{name}.part"
+    def place_for_base(self, sha256: str) -> Path:
+        """Where a file may be made that the download of an artifact takes bytes from; `trim` removes it.
 
-    def lend(self, purpose: str, path: Path) -> None:
-        """Let downloads of that purpose take from a file what it has, until one of them is there."""
-        self._lent[purpose] = path
-
-    def base(self, purpose: str) -> Path | None:
-        """What a download of that purpose can take bytes from: the last one, or what was lent; None without both."""
-        return self.newest(purpose) or self._lent.get(purpose)
+        Raises InvalidRequestError for what is no hash.
+        """
+        return self._path_of(sha256).with_name(f"base-{sha256}.part")
 
     def newest_hashes(self, purposes: Collection[str]) -> set[str]:
         """What `newest` would look for."""

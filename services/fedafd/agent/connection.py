@@ -52,7 +52,7 @@ from fedafd.rpc.status import DIAL_ANEW_SECONDS, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["AggregatorConnection"]
+__all__ = ["CHANGE_IN_PART", "WORTH_A_PATCH_BYTES", "AggregatorConnection"]
 
 _CALL_SECONDS = 60.0
 _SILENCE_SECONDS = 120.0
@@ -60,9 +60,10 @@ _GOODBYE_SECONDS = 2.0
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 _CORRUPT_TRIES = 3
-_CHANGE_IN_PART = (BUNDLE, WEIGHTS)
+CHANGE_IN_PART = (BUNDLE, WEIGHTS)
 """Purposes whose next artifact has the layout of the last."""
-_WORTH_A_PATCH_BYTES = 256 << 10
+WORTH_A_PATCH_BYTES = 256 << 10
+"""Shorter ones are downloaded whole: to ask what changed would cost as much."""
 _TASKS_A_SECOND, _TASKS_AT_ONCE = 1.0, 60
 """Asked for at most. A federation answers when something changed, some three times a round, or after the wait."""
 _log = get_logger(__name__)
@@ -192,14 +193,48 @@ class AggregatorConnection:
         with suppress(grpc.aio.AioRpcError):
             await self._once("EndSession", pb.EndSessionRequest(), _GOODBYE_SECONDS)
 
-    async def download(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
-        """The file with the artifact's content: from the cache, else downloaded from where it broke off."""
+    async def download(
+        self,
+        artifact: types_pb2.Artifact,
+        cache: ArtifactCache,
+        patch: Patch | None = None,
+        *,
+        before_next_try: Callable[[int], None] = _ignore,
+    ) -> Path:
+        """The file with the artifact's content: from the cache, else downloaded from where it broke off.
+
+        What `patch` says is taken from its older file. `before_next_try` hears how many bytes would come once more
+        because damaged ones came; what it raises ends the download.
+        """
         path = await asyncio.to_thread(cache.find, artifact.sha256)
         if path is None:
-            path = await self._downloaded(artifact, cache)
-        if artifact.purpose.startswith(_CHANGE_IN_PART):
+            path = await self._downloaded(artifact, cache, patch, before_next_try)
+        if artifact.purpose.startswith(CHANGE_IN_PART):
             cache.remember(artifact.purpose, artifact.sha256)
         return path
+
+    async def patch_of_last(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Patch | None:
+        """How the artifact is made of the last one of its purpose; None where nothing is saved by that."""
+        if not artifact.purpose.startswith(CHANGE_IN_PART) or artifact.size_bytes < WORTH_A_PATCH_BYTES:
+            return None
+        last = await asyncio.to_thread(cache.newest, artifact.purpose)
+        is_here = await asyncio.to_thread(cache.find, artifact.sha256) is not None
+        return None if last is None or is_here else await self.patch(artifact, last)
+
+    async def patch(self, artifact: types_pb2.Artifact, base: Path) -> Patch | None:
+        """How the artifact is made of a file of its layout; None where nothing is saved, or nobody can tell."""
+        request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
+        call = partial(self._once, "DescribeArtifact", request)
+        try:
+            description = await self._calls.repeat("describe artifact", call)
+            length = checked_length(description.block_bytes)
+            self._on_received(len(description.digests))
+            return await asyncio.to_thread(
+                patch_of, base, description.digests, size_bytes=artifact.size_bytes, length=length
+            )
+        except (FedafdError, OSError) as error:  # an aggregator from before there was this call, for one
+            _log.info("agent.download_whole", purpose=artifact.purpose, reason=str(error))
+            return None
 
     async def first_bytes(self, artifact: types_pb2.Artifact, count: int) -> bytes:
         """The first `count` bytes of an artifact, of which nothing is kept."""
@@ -216,8 +251,13 @@ class AggregatorConnection:
 
         return await self._calls.repeat("download", read)
 
-    async def _downloaded(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Path:
-        patch = await self._patch(artifact, cache)
+    async def _downloaded(
+        self,
+        artifact: types_pb2.Artifact,
+        cache: ArtifactCache,
+        patch: Patch | None,
+        before_next_try: Callable[[int], None],
+    ) -> Path:
         damaged = False
         for tries_left in reversed(range(_CORRUPT_TRIES)):
             part = cache.begin(artifact.sha256, artifact.size_bytes)
@@ -230,6 +270,7 @@ class AggregatorConnection:
                 # Of a patch the older file or a digest may be to blame: the next try asks for everything.
                 damaged, patch = patch is None, None
                 _log.warning("agent.download_corrupt", sha256=artifact.sha256, purpose=artifact.purpose)
+                before_next_try(artifact.size_bytes)
         raise AssertionError("the last try returns or raises")
 
     async def upload(self, round_id: str, purpose: UploadPurpose, blob: ChunkedFile) -> str:
@@ -304,26 +345,6 @@ class AggregatorConnection:
         else:
             _log.info("agent.connection_renewed", aggregator=self._address)
             await old.close(None)
-
-    async def _patch(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Patch | None:
-        """How the artifact is made of an older one of its purpose; None where there is none, or nobody can tell."""
-        if not artifact.purpose.startswith(_CHANGE_IN_PART) or artifact.size_bytes < _WORTH_A_PATCH_BYTES:
-            return None
-        base = await asyncio.to_thread(cache.base, artifact.purpose)
-        if base is None:
-            return None
-        request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
-        call = partial(self._once, "DescribeArtifact", request)
-        try:
-            description = await self._calls.repeat("describe artifact", call)
-            length = checked_length(description.block_bytes)
-            self._on_received(len(description.digests))
-            return await asyncio.to_thread(
-                patch_of, base, description.digests, size_bytes=artifact.size_bytes, length=length
-            )
-        except (FedafdError, OSError) as error:  # an aggregator from before there was this call, for one
-            _log.info("agent.download_whole", purpose=artifact.purpose, reason=str(error))
-            return None
 
     async def _receive(self, sha256: str, part: PartialDownload, damaged: bool, patch: Patch | None) -> None:
         if patch is not None:

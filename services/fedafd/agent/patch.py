@@ -5,7 +5,7 @@ The file grows from its begin, whichever side its bytes come from, so that what 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +28,23 @@ class Patch:
     def changed_bytes(self) -> int:
         """What comes over the wire."""
         return sum(span.end - span.start for span in self._changed)
+
+    def missing_bytes(self, part: PartialDownload) -> int:
+        """What still has to come."""
+        return sum(span.end - span.start for span in self.missing(part))
+
+    def taken_bytes(self, spans: Iterable[Span]) -> int:
+        """How much of these parts of the file, in ascending order and apart, comes from the older one."""
+        changed, taken = iter(self._changed), 0
+        other = next(changed, None)
+        for span in spans:
+            taken += span.end - span.start
+            while other is not None and other.start < span.end:
+                taken -= max(0, min(other.end, span.end) - max(other.start, span.start))
+                if other.end > span.end:
+                    break
+                other = next(changed, None)
+        return taken
 
     def missing(self, part: PartialDownload) -> list[Span]:
         """What to ask for now, in order."""

@@ -51,7 +51,7 @@ class SitePolicy:
     ) -> None:
         """Whether anything is done for the round. `fetch_manifest` is called where a person has to be told of the set.
 
-        `missing_bytes`: of what the task names, how much would have to be downloaded.
+        `missing_bytes`: of what the task names and no older file can be a part of, how much is not here.
 
         Raises PolicyRefusedError, and what `fetch_manifest` raises.
         """
@@ -59,7 +59,7 @@ class SitePolicy:
         self._need_rounds(task.round_number)
         self._need_values(federation)
         self._need_small_bundles(task)
-        self._need_small_downloads(missing_bytes)
+        self.need_small_downloads(missing_bytes)
         self._need_known_set(task.public_set_sha256)
         await self._need_approval(task, federation, fetch_manifest)
 
@@ -86,6 +86,15 @@ class SitePolicy:
         if not self._policy.is_open(self._now()):
             zone = "" if self._policy.time_zone is None else f" ({self._policy.time_zone})"
             _refuse(LeaveReason.POLICY_HOURS, f"it trains at {', '.join(self._policy.hours or ()) or 'no hour'}{zone}")
+
+    def need_small_downloads(self, missing_bytes: int) -> None:
+        """Raise if a round would bring down more than that."""
+        most = self._policy.max_download_bytes
+        if most is not None and missing_bytes > most:
+            _refuse(
+                LeaveReason.POLICY_DOWNLOAD,
+                f"{missing_bytes:,} bytes would have to be downloaded for the round, max_download_bytes: {most:,}",
+            )
 
     def _need_rounds(self, round_number: int) -> None:
         most = self._policy.max_rounds
@@ -122,14 +131,6 @@ class SitePolicy:
                     LeaveReason.POLICY_ENCODER,
                     f"{bundle.purpose} has {bundle.size_bytes:,} bytes, max_bundle_bytes: {most:,}",
                 )
-
-    def _need_small_downloads(self, missing_bytes: int) -> None:
-        most = self._policy.max_download_bytes
-        if most is not None and missing_bytes > most:
-            _refuse(
-                LeaveReason.POLICY_DOWNLOAD,
-                f"{missing_bytes:,} bytes would have to be downloaded for the round, max_download_bytes: {most:,}",
-            )
 
     def _need_small_encoder(self, modality: Modality, path: Path) -> None:
         from fedafd.learning.bundle_size import bundle_facts

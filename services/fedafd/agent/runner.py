@@ -15,14 +15,14 @@ from typing import TypeVar
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.comparing import Comparing
-from fedafd.agent.connection import AggregatorConnection
+from fedafd.agent.connection import CHANGE_IN_PART, AggregatorConnection
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.enrolled import need_kind, need_token
 from fedafd.agent.enrolment import enrol
+from fedafd.agent.fetching import fetch
 from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
-from fedafd.agent.own_bases import lend_own_base
 from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.policy import SitePolicy, as_taken
 from fedafd.agent.privacy_account import PrivacyAccount
@@ -318,11 +318,12 @@ class Agent:
         # Each once, however often it is named: each use of a kept one reads all of it.
         artifacts = list({artifact.sha256: artifact for artifact in reversed(named)}.values())[::-1]
         sizes = {artifact.sha256: artifact.size_bytes for artifact in artifacts}
+        comes_whole = {a.sha256: a.size_bytes for a in artifacts if not a.purpose.startswith(CHANGE_IN_PART)}
         await self._policy.admit(
             task,
             config,
             lambda: connection.download(task.public_set[0], self._cache),
-            missing_bytes=self._cache.missing_bytes(sizes),
+            missing_bytes=self._cache.missing_bytes(comes_whole),
         )
         config = as_taken(self._config, config)
         previous = self._state.current_state(before=task.round_id)
@@ -331,17 +332,16 @@ class Agent:
             await asyncio.to_thread(self._account.need, config, task.round_number, is_new=previous is None)
         self._cache.trim(sizes.keys() | self._cache.newest_hashes({artifact.purpose for artifact in named}))
         self._cache.need_room(sizes)
-        paths = {}
-        for number, artifact in enumerate(artifacts):
-            if not await connection.report_progress(
-                task.round_id,
-                0.05 * number / len(artifacts),
-                Activity(ActivityKind.DOWNLOADING, number + 1, len(artifacts)),
-                work_done=self._work.done,
-            ):
+
+        async def tell(number: int) -> None:
+            doing = Activity(ActivityKind.DOWNLOADING, number + 1, len(artifacts))
+            done, fraction = self._work.done, 0.05 * number / len(artifacts)
+            if not await connection.report_progress(task.round_id, fraction, doing, work_done=done):
                 raise TrainingCancelledError
-            await lend_own_base(connection, self._cache, artifact, self._config, config)
-            paths[artifact.sha256] = await connection.download(artifact, self._cache)
+
+        paths = await fetch(
+            connection, self._cache, artifacts, own=self._config, federation=config, policy=self._policy, tell=tell
+        )
         bundles = {modality_of(bundle): paths[bundle.sha256] for bundle in task.encoder_bundles}
         await self._policy.admit_bundles(bundles)
         return LocalTask(

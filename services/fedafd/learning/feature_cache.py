@@ -28,6 +28,7 @@ from torch import Tensor
 
 from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import batches_worked
+from fedafd.learning.tensor_bytes import bytes_of
 from fedafd.telemetry.logging import get_logger
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class FeatureCache:
         digest, report = backbone_digest(encoder), _watching.get()
         starts = range(0, len(rows), _BLOCK)
         names = [
-            _digest(digest.encode(), str(tuple(block.shape)).encode(), _bytes(block)) for block in rows.split(_BLOCK)
+            _digest(digest.encode(), str(tuple(block.shape)).encode(), bytes_of(block)) for block in rows.split(_BLOCK)
         ]
         blocks: dict[int, Tensor] = {}
         # What another process computes right now is asked for again behind everything else.
@@ -118,7 +119,7 @@ class FeatureCache:
                 wanted = (file.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):
             return None
-        if wanted != _digest(_bytes(features)):
+        if wanted != _digest(bytes_of(features)):
             _log.warning("features.damaged", file=str(path))
             return None
         with suppress(OSError):
@@ -140,7 +141,7 @@ class FeatureCache:
             self._make_room(features.nbytes)
             with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".part-", delete=False) as file:
                 try:
-                    file.write(save({"features": features}, metadata={"sha256": _digest(_bytes(features))}))
+                    file.write(save({"features": features}, metadata={"sha256": _digest(bytes_of(features))}))
                     file.close()
                     Path(file.name).replace(self.folder / name)
                 finally:
@@ -228,7 +229,7 @@ def _backbone_digest(encoder: SampleEncoder) -> str:
     }
     hashed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(state):
-        hashed.update(_bytes(state[name]))
+        hashed.update(bytes_of(state[name]))
     return hashed.hexdigest()
 
 
@@ -254,11 +255,6 @@ def _shortest_first(encoder: SampleEncoder, rows: Tensor) -> Tensor | None:
 
 def _device(encoder: SampleEncoder) -> torch.device:
     return next(encoder.parameters()).device
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(flat)
 
 
 def _digest(*parts: bytes | memoryview) -> str:

@@ -199,7 +199,8 @@ class Region:
         for number, artifact in enumerate(artifacts, start=1):
             doing = Activity(ActivityKind.DOWNLOADING, number, len(artifacts))
             await self._tell(connection, task, 0.05 * number / len(artifacts), doing)
-            files[artifact.sha256] = await connection.download(artifact, self._cache)
+            patch = await connection.patch_of_last(artifact, self._cache)
+            files[artifact.sha256] = await connection.download(artifact, self._cache, patch)
         return files
 
     async def _follow(
