@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.agent.test_own_weights import checkpoint
 from tests.agent.test_start import broken_picture
 from tests.datasets.makers import ag_news, image_folder, karpathy, picture
 from tests.learning.tiny import IMAGE, TEXT
+from transformers import AutoModel
 from typer.testing import CliRunner
 
 from fedafd.agent.check import SiteCheck, check_site
@@ -103,14 +105,54 @@ def test_an_encoder_that_cannot_be_built_ends_with_2(tmp_path: Path) -> None:
     assert check.exit_code() is ExitCode.CONFIGURATION
 
 
-def test_base_weights_that_are_not_there_are_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "here").mkdir()
-    named = {"image": str(tmp_path / "here"), "text": str(tmp_path / "nowhere")}
+def told_of_base_weights(tmp_path: Path, **named: str) -> tuple[Level, str]:
     check = check_site(images(tmp_path, base_weights=named), offline=True)
-    told = {each.text: each.level for each in check.findings if each.about == "base weights"}
-    assert list(told.values()) == [Level.FINE, Level.WARNING]
-    (_, text) = told
-    assert "nowhere" in text and "downloaded whole" in text
+    assert check.exit_code() is ExitCode.STOPPED
+    (told,) = [each for each in check.findings if each.about == "base weights"]
+    return told.level, told.text
+
+
+def test_base_weights_that_can_be_read_are_fine_and_those_of_a_hub_are_not_looked_for(tmp_path: Path) -> None:
+    level, text = told_of_base_weights(tmp_path, image=str(checkpoint(tmp_path / "here")))
+    assert level is Level.FINE and "here: can be read" in text
+    level, text = told_of_base_weights(tmp_path, image="org/model")
+    assert level is Level.NOTE and "on the hub, whichever revision is its newest then" in text
+    assert "newest" not in told_of_base_weights(tmp_path, image="org/model@v1")[1]
+
+
+def truncate(folder: Path) -> None:
+    file = checkpoint(folder) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def without_a_shard(folder: Path) -> None:
+    checkpoint(folder)
+    AutoModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="500KB")
+    (folder / "model.safetensors").unlink()
+    next(folder.glob("model-00002*")).unlink()
+
+
+BAD_WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "not there": (lambda folder: None, "no such folder"),
+    "empty": (Path.mkdir, "the folder needs"),
+    "cut off": (truncate, "damaged or was not fetched whole"),
+    "without its configuration": (lambda folder: (checkpoint(folder) / "config.json").unlink(), "config.json"),
+    "without one of its files": (without_a_shard, "model-00002"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_WEIGHTS)
+def test_base_weights_that_cannot_be_read_are_a_warning(tmp_path: Path, fault: str) -> None:
+    make, words = BAD_WEIGHTS[fault]
+    make(tmp_path / "weights")
+    level, text = told_of_base_weights(tmp_path, image=str(tmp_path / "weights"))
+    assert level is Level.WARNING
+    assert words in text and "downloaded whole" in text
+
+
+def test_base_weights_of_a_modality_that_the_site_has_not_are_a_warning(tmp_path: Path) -> None:
+    level, text = told_of_base_weights(tmp_path, text="org/model")
+    assert level is Level.WARNING and "text: is not used" in text
 
 
 def test_an_aggregator_that_does_not_answer_ends_with_5_and_only_if_asked(tmp_path: Path) -> None:

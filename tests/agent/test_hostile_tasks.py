@@ -32,6 +32,10 @@ HOSTILE: dict[str, tuple[Callable[[pb.TrainTask], object], LeaveReason]] = {
     ),
     "no public set": (lambda task: task.ClearField("public_set"), LeaveReason.TASK_NOT_UNDERSTOOD),
     "no encoder": (lambda task: task.ClearField("encoder_bundles"), LeaveReason.TASK_NOT_UNDERSTOOD),
+    "two encoders of images": (
+        lambda task: task.encoder_bundles.add(sha256="0" * 64, size_bytes=5, purpose="encoder-bundle/image"),
+        LeaveReason.TASK_NOT_UNDERSTOOD,
+    ),
     "round 0": (lambda task: task.ClearField("round_number"), LeaveReason.TASK_NOT_UNDERSTOOD),
     "length below 0": (
         lambda task: setattr(task.encoder_bundles[0], "size_bytes", -5),

@@ -89,7 +89,11 @@ def test_explain_says_all_of_the_page_by_the_sites_own_agent_yaml() -> None:
 def test_explain_says_which_weights_the_server_sees_and_which_hub_is_asked() -> None:
     none = "\n".join(explained(agent()))
     assert "the server sees" not in none and "No model hub is asked" in none
-    config = agent(base_weights={"image": "/models/lite0", "text": "org/minilm@abc"})
+    named = {"image": "/models/lite0", "text": "org/minilm@abc"}
+    assert "the server sees" in (told := "\n".join(explained(agent(base_weights=named)))) and "minilm" not in told
+    both = "\n".join(explained(agent(kind="pair", base_weights=dict.fromkeys(("image", "text"), "org/clip"))))
+    assert "you have org/clip (base_weights)" in both
+    config = agent(kind="pair", base_weights=named)
     told = "\n".join(explained(config))
     assert "you have /models/lite0 and org/minilm@abc (base_weights)" in told
     assert "org/minilm@abc, by base_weights" in told and "/models/lite0, by" not in told

@@ -6,8 +6,11 @@ None of them may end in a library's own error, and none may train on what the fo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,7 @@ from fedafd.domain.config import EncoderConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.image_processor import pixel_scale
+from fedafd.learning.pretrained import check_folder
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.weights_check import WantedEncoder, check_encoders
 
@@ -114,6 +118,36 @@ def test_a_file_in_the_place_of_its_folder_is_refused(tmp_path: Path) -> None:
     folder = saved_text("bert", tmp_path)
     with pytest.raises(ConfigurationError, match="is a file; name the folder that holds it"):
         check(folder / WEIGHTS, "auto")
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Whoever runs the tests, within it is nobody who may read what has no mode."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", [".", "config.json", WEIGHTS])
+def test_what_this_process_may_not_read_is_named_and_is_not_said_to_be_missing(name: str) -> None:
+    with TemporaryDirectory() as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "bert"
+        saved_text("bert", folder)
+        for file in (folder, *folder.iterdir()):
+            file.chmod(0o755)
+        with without_rights():
+            check_folder(EncoderConfig(architecture="bert", pretrained=str(folder)), Modality.TEXT)
+        (folder / name).chmod(0)
+        try:
+            with without_rights(), pytest.raises(ConfigurationError, match="cannot be read: Permission denied"):
+                check_folder(EncoderConfig(architecture="bert", pretrained=str(folder)), Modality.TEXT)
+        finally:
+            (folder / name).chmod(0o755)
 
 
 @pytest.mark.parametrize("kind", ["albert", "deberta-v2", "mpnet", "roberta", "xlm-roberta"])

@@ -287,7 +287,7 @@ except FedafdError as error:
     assert name in done.stdout
     assert str(tmp_path / "hub") in done.stdout
     assert file in done.stdout
-    assert "set `pretrained` to its path" in done.stdout
+    assert "name its path in place of the id" in done.stdout
 
 
 def _image(config: EncoderConfig) -> None:

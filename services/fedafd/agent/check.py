@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedafd.agent.approval import read_proposal
+from fedafd.agent.check_base_weights import check_base_weights
 from fedafd.agent.exit_codes import ExitCode, exit_code_of
 from fedafd.agent.findings import Finding, Level, error, fine, note, warning, worst_exit_code
 from fedafd.agent.own_data import look_at
@@ -65,7 +66,7 @@ def check_site(
     doing("training a few steps")
     findings += _training(config, data, report)
     findings += _tracking(config)
-    findings += _base_weights(config)
+    findings += check_base_weights(config)
     findings += _policy(config)
     findings += _privacy(config)
     doing("looking at the state folder")
@@ -107,23 +108,6 @@ def _tracking(config: AgentConfig) -> list[Finding]:
     return [warning("tracking", sentence) for sentence in needed] or [
         fine("tracking", f"metrics go to {', '.join(config.tracking)}")
     ]
-
-
-def _base_weights(config: AgentConfig) -> list[Finding]:
-    named = config.base_weights.named()
-    if not named:
-        return []
-    from fedafd.learning.pretrained import refuse_unreadable
-
-    findings = []
-    for name in named:
-        try:
-            refuse_unreadable(name)
-        except FedafdError as failed:
-            findings.append(warning("base weights", f"{failed}; without them a global encoder is downloaded whole"))
-        else:
-            findings.append(fine("base weights", f"{name}: what is frozen of it need not be downloaded"))
-    return findings
 
 
 def _policy(config: AgentConfig) -> list[Finding]:

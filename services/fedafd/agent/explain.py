@@ -44,8 +44,9 @@ def explained(config: AgentConfig, *, fields: bool = False) -> Iterator[str]:
         yield f"  each representation has noise of {noise:g} of a row's length (share.representation_noise): less"
         yield f"  can be drawn from a single one; it is {_worth(epsilon)}: with {_ROWS:,} public samples"
         yield f"  and D {_DIM} a round has epsilon {epsilon:.3g} at delta 1e-6, and rounds add up"
-    if weights := config.base_weights.named():
-        yield f"  the server sees by what is not downloaded that you have {' and '.join(weights)} (base_weights)"
+    if weights := config.base_weights.named(config.kind):
+        yield f"  the server sees by what is not downloaded that you have {' and '.join(weights)} (base_weights); one"
+        yield "  that has half of such weights itself can find out about the rest: name none that are secret"
     if config.privacy.dp is not None:
         yield from _budget(config.privacy.dp)
     withheld = [row for row in every if not leaves(row, config)]
@@ -80,7 +81,7 @@ def explained_as_data(config: AgentConfig, *, fields: bool = False) -> dict[str,
         "epsilon_of_a_round": gaussian_epsilon(noise, num_rows=_ROWS, dim=_DIM) if noise else None,
         "differential_privacy": None if config.privacy.dp is None else config.privacy.dp.model_dump(mode="json"),
         "trackers": sorted(config.tracking),
-        "weights_that_show": list(config.base_weights.named()),
+        "weights_that_show": list(config.base_weights.named(config.kind)),
         "asks_hubs_for": list(_asked_hubs(config)),
         "refuses": list(policy_words(config.policy)),
     }
@@ -94,7 +95,9 @@ def _asked_hubs(config: AgentConfig) -> Iterator[str]:
         named = None if encoder is None else encoder.pretrained
         if named is not None and hub_name(named) is not None:
             yield f"{_pinned(named)}, by {modality.value}_encoder"
-    yield from (f"{_pinned(named)}, by base_weights" for named in config.base_weights.named() if hub_name(named))
+    yield from (
+        f"{_pinned(named)}, by base_weights" for named in config.base_weights.named(config.kind) if hub_name(named)
+    )
     if any(own[modality] is None for modality in config.kind.modalities):
         yield from (
             f"{_pinned(name)}, if the federation names it (policy.pretrained)" for name in config.policy.pretrained

@@ -105,7 +105,7 @@ async def _patch(
     except Exception as error:  # a checkpoint fails in each library's own way, and the download needs none
         _log.warning("agent.own_weights_not_used", reason=" ".join(str(error).split()), **log_fields)
         return None
-    _log.info("agent.own_weights_used", bytes=taken_bytes, of=bundle.size_bytes, **log_fields)
+    _log.info("agent.own_weights_used", bytes=taken_bytes, of_bytes=bundle.size_bytes, **log_fields)
     return patch
 
 

@@ -24,7 +24,7 @@ SENTENCES: dict[str, str] = {
     "agent.aggregator_busy": "the aggregator {aggregator} cannot answer now; trying again",
     "agent.aggregator_reachable_again": "the aggregator {aggregator} answers again after {tries} tries",
     "agent.download_whole": "what changed of an encoder cannot be fetched alone; fetching all of it",
-    "agent.own_weights_used": "the frozen part of the {modality} encoder is taken from {weights}",
+    "agent.own_weights_used": "{bytes} of the {modality} encoder's {of_bytes} bytes are taken from {weights}",
     "agent.own_weights_not_used": "the frozen part of the {modality} encoder is not taken from {weights}; fetching it",
     "agent.download_corrupt": "a download arrived damaged; fetching it again",
     "agent.connection_renewed": "dialled the aggregator {aggregator} anew",

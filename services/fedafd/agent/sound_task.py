@@ -27,6 +27,11 @@ def need_understood(task: pb.TrainTask) -> None:
         raise InvalidRequestError("the task names no public set")
     if not task.encoder_bundles:
         raise InvalidRequestError("the task names no encoder bundle")
+    hashes: dict[Modality, str] = {}
+    for bundle in task.encoder_bundles:
+        modality = modality_of(bundle)
+        if hashes.setdefault(modality, bundle.sha256) != bundle.sha256:
+            raise InvalidRequestError(f"the task names several encoder bundles of {modality.value}; a round has one")
 
 
 def modality_of(bundle: types_pb2.Artifact) -> Modality:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import AfterValidator, BaseModel, StringConstraints
 
 __all__ = ["HubIdOrFolder", "OwnPath", "placed"]
 
@@ -25,7 +25,7 @@ class _HubId:
 
 OwnPath = Annotated[Path, AfterValidator(_at_home)]
 """A path on this machine."""
-HubIdOrFolder = Annotated[str, _HubId()]
+HubIdOrFolder = Annotated[str, StringConstraints(min_length=1), _HubId()]
 """A folder on this machine, or a name on the hub; a relative folder counts as one if it is there."""
 
 

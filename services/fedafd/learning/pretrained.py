@@ -5,6 +5,7 @@ Nothing is fetched that is not needed, and no pickle is read: weights that exist
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # it is in no __all__
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 from torch import nn
 
@@ -24,7 +25,9 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.quiet_loading import quietly
 
 __all__ = [
+    "check_folder",
     "check_whole",
+    "is_folder",
     "missing_weights",
     "pretrained_backbone",
     "pretrained_tokenizer",
@@ -142,10 +145,24 @@ def check_whole(
         )
 
 
+def is_folder(pretrained: str) -> bool:
+    """Whether it names a folder of this machine; else it can only be a hub's."""
+    return Path(pretrained).is_dir()
+
+
 def refuse_unreadable(pretrained: str) -> None:
     """Raise ConfigurationError for what is no folder of safetensors: pickles only, an adapter alone, a single file, a
-    path where no folder is."""
-    folder = Path(pretrained)
+    path where no folder is, and one that this process may not read."""
+    try:
+        _refuse_unreadable(Path(pretrained), pretrained)
+    except OSError as error:
+        raise ConfigurationError(
+            f"weights {pretrained!r}: {error.filename} cannot be read: {error.strerror}; the folder and its files must"
+            " be readable for the user that this process runs as"
+        ) from None
+
+
+def _refuse_unreadable(folder: Path, pretrained: str) -> None:
     if folder.is_file():
         raise ConfigurationError(
             f"weights {pretrained!r}: is a file; name the folder that holds it and its config.json"
@@ -155,12 +172,34 @@ def refuse_unreadable(pretrained: str) -> None:
         return
     if (folder / _ADAPTER).exists() and not (folder / "config.json").exists():
         raise _adapter_alone(pretrained)
+    weights = list(folder.glob("*.safetensors"))
     pickles = [name for name in _PICKLES if (folder / name).exists()]
-    if pickles and not list(folder.glob("*.safetensors")):
+    if pickles and not weights:
         raise ConfigurationError(
             f"weights {pretrained!r}: {pickles[0]} is a pickle, which can run any code when it is read; only"
             " safetensors are read here. Convert it on a machine apart: from_pretrained(...), then save_pretrained(...)"
         )
+    # safetensors calls a file that may not be read one that is not there.
+    for path in filter(Path.is_file, (folder / "config.json", *weights)):
+        path.open("rb").close()
+
+
+def check_folder(config: EncoderConfig, modality: Modality) -> None:
+    """Raise ConfigurationError for a folder whose weights are not there, cut off or not to be read, without reading
+    all of them. Of a hub's nothing is known here."""
+    assert config.pretrained is not None
+    refuse_unreadable(config.pretrained)
+    if not is_folder(config.pretrained):
+        return
+    folder = Path(config.pretrained)
+    with read_or_refused(config, modality):
+        json.loads((folder / "config.json").read_bytes())
+        index = folder / "model.safetensors.index.json"
+        whole = (folder / "model.safetensors").exists() or not index.exists()
+        names = {"model.safetensors"} if whole else {*json.loads(index.read_bytes())["weight_map"].values()}
+        for name in sorted(names):
+            with safe_open(folder / name, framework="pt"):  # its header says how long it is
+                pass
 
 
 def refuse_adapter(pretrained: str) -> None:
@@ -273,6 +312,6 @@ def missing_weights(config: EncoderConfig, modality: Modality, error: Exception)
     return ConfigurationError(
         f"weights {name!r} for encoder {config.architecture} are neither a folder here nor in the hub cache"
         f" {HF_HUB_CACHE}, and the hub cannot be reached or does not hold them. Put {_FILES[modality]} into a folder on"
-        f" this machine and set `pretrained` to its path, or copy the cache of a machine that has them"
+        f" this machine and name its path in place of the id, or copy the cache of a machine that has them"
         f" (HF_HUB_CACHE names it): {reason}"
     )

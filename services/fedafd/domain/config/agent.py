@@ -136,9 +136,10 @@ class BaseWeightsConfig(Config):
         """Folder or hub id for this modality."""
         return self.image if modality is Modality.IMAGE else self.text
 
-    def named(self) -> tuple[str, ...]:
-        """All of them."""
-        return tuple(name for name in (self.image, self.text) if name is not None)
+    def named(self, kind: ClientKind) -> tuple[str, ...]:
+        """All that a site of this kind uses, each once."""
+        names = [self.of(modality) for modality in kind.modalities]
+        return tuple(dict.fromkeys(name for name in names if name is not None))
 
 
 class AgentConfig(Config):
