@@ -19,6 +19,7 @@ from transformers import AutoModel
 from typer.testing import CliRunner
 
 from fedafd.agent.check import SiteCheck, check_site
+from fedafd.agent.check_base_weights import check_base_weights
 from fedafd.agent.check_folder import check_folder
 from fedafd.agent.exit_codes import ExitCode
 from fedafd.agent.findings import Level
@@ -105,19 +106,25 @@ def test_an_encoder_that_cannot_be_built_ends_with_2(tmp_path: Path) -> None:
     assert check.exit_code() is ExitCode.CONFIGURATION
 
 
-def told_of_base_weights(tmp_path: Path, **named: str) -> tuple[Level, str]:
-    check = check_site(images(tmp_path, base_weights=named), offline=True)
-    assert check.exit_code() is ExitCode.STOPPED
-    (told,) = [each for each in check.findings if each.about == "base weights"]
+def told_of_base_weights(**named: str) -> tuple[Level, str]:
+    values = {"aggregator": NOBODY, "kind": "image", "data": {"adapter": "shapes"}, "base_weights": named}
+    (told,) = check_base_weights(parse_agent_config(values))
+    assert told.exit_code is ExitCode.STOPPED, "a round needs none"
     return told.level, told.text
 
 
+def test_base_weights_are_looked_at(tmp_path: Path) -> None:
+    check = check_site(images(tmp_path, base_weights={"image": str(tmp_path / "nowhere")}), offline=True)
+    assert levels(check)["base weights"] is Level.WARNING
+    assert check.exit_code() is ExitCode.STOPPED
+
+
 def test_base_weights_that_can_be_read_are_fine_and_those_of_a_hub_are_not_looked_for(tmp_path: Path) -> None:
-    level, text = told_of_base_weights(tmp_path, image=str(checkpoint(tmp_path / "here")))
+    level, text = told_of_base_weights(image=str(checkpoint(tmp_path / "here")))
     assert level is Level.FINE and "here: can be read" in text
-    level, text = told_of_base_weights(tmp_path, image="org/model")
+    level, text = told_of_base_weights(image="org/model")
     assert level is Level.NOTE and "on the hub, whichever revision is its newest then" in text
-    assert "newest" not in told_of_base_weights(tmp_path, image="org/model@v1")[1]
+    assert "newest" not in told_of_base_weights(image="org/model@v1")[1]
 
 
 def truncate(folder: Path) -> None:
@@ -145,13 +152,13 @@ BAD_WEIGHTS: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_base_weights_that_cannot_be_read_are_a_warning(tmp_path: Path, fault: str) -> None:
     make, words = BAD_WEIGHTS[fault]
     make(tmp_path / "weights")
-    level, text = told_of_base_weights(tmp_path, image=str(tmp_path / "weights"))
+    level, text = told_of_base_weights(image=str(tmp_path / "weights"))
     assert level is Level.WARNING
     assert words in text and "downloaded whole" in text
 
 
-def test_base_weights_of_a_modality_that_the_site_has_not_are_a_warning(tmp_path: Path) -> None:
-    level, text = told_of_base_weights(tmp_path, text="org/model")
+def test_base_weights_of_a_modality_that_the_site_has_not_are_a_warning() -> None:
+    level, text = told_of_base_weights(text="org/model")
     assert level is Level.WARNING and "text: is not used" in text
 
 
