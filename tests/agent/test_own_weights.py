@@ -19,6 +19,7 @@ from fedafd.artifacts.blocks import block_digests, block_length
 from fedafd.artifacts.bundle_heads import BundleHead, bundle_head
 from fedafd.artifacts.folders import pack_folder, unpack_folder
 from fedafd.domain.config import EncoderConfig
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import LeaveReason
 from fedafd.learning.sample_encoder import SampleEncoder
@@ -168,6 +169,23 @@ def test_an_older_bundle_of_other_weights_is_no_reason_not_to_look_at_the_sites_
 
     scene = play(tmp_path, scenario)
     assert scene.server.sent_bytes < HEAD_BYTES + 0.25 * len(second)
+
+
+def test_what_a_killed_agent_had_goes_on_and_nothing_is_left_of_what_it_took_from(tmp_path: Path) -> None:
+    bundle = bundle_of(checkpoint(tmp_path / "weights"), trainable="head")
+
+    def killed(scene: Scene) -> None:
+        folder = scene.state_dir / "artifacts"
+        folder.mkdir(parents=True)
+        (folder / f"{sha256_of(bundle)}.part").write_bytes(bundle[:-100_000])
+        (folder / f"base-{sha256_of(bundle)}.part").write_bytes(b"half written")
+
+    own = {"base_weights": {"image": str(tmp_path / "weights")}}
+    scene = first_scene(tmp_path / "site", bundle, "head", own, prepare=killed)
+    (path,) = scene.trainer.tasks[-1].encoder_bundles.values()
+    assert path.read_bytes() == bundle
+    assert scene.server.sent_bytes < HEAD_BYTES + 110_000
+    assert not list(path.parent.glob("*.part"))
 
 
 def test_without_room_for_the_bundle_twice_on_the_disk_it_is_downloaded(

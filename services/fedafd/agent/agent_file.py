@@ -17,7 +17,7 @@ _POLICY = (
     "# policy:  # what your agent refuses to do for the federation, beside pretrained weights: docs/site.md",
     "#   approve: [configuration, public-set]  # each waits for your yes: fedafd agent approve",
     "#   max_bundle_bytes: 500000000  # longest encoder that is downloaded",
-    "#   max_download_bytes: 5000000000  # of a round, all that is not here yet",
+    "#   max_download_bytes: 5000000000  # that a round may bring down",
     "#   max_bundle_parameters: 100000000",
     "#   max_epochs: 5  # in a round",
     "#   max_minutes: 60  # of training in a round",

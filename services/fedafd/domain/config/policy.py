@@ -35,7 +35,7 @@ class PolicyConfig(Config):
         None,
         ge=1,
         description="Most bytes that a round may bring down: public set, representations and bundles that are not here"
-        " yet; null: as much as the disk holds.",
+        " yet, of a bundle what differs from what is here; null: as much as the disk holds.",
     )
     max_bundle_parameters: int | None = Field(
         None, ge=1, description="Most numbers in the encoder of a bundle; null: no limit."
