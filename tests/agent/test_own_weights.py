@@ -171,6 +171,20 @@ def test_an_older_bundle_of_other_weights_is_no_reason_not_to_look_at_the_sites_
     assert scene.server.sent_bytes < HEAD_BYTES + 0.25 * len(second)
 
 
+def test_an_aggregator_that_cannot_describe_a_bundle_is_not_said_to_have_another_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = bundle_of(checkpoint(tmp_path / "weights"), trainable="head")
+
+    def old(scene: Scene) -> None:
+        scene.server.describes = None
+
+    own = {"base_weights": {"image": str(tmp_path / "weights")}}
+    assert first_scene(tmp_path / "site", bundle, "head", own, prepare=old).server.commits
+    told = capsys.readouterr().out
+    assert "it cannot be told" in told and "another checkpoint" not in told
+
+
 def test_what_a_killed_agent_had_goes_on_and_nothing_is_left_of_what_it_took_from(tmp_path: Path) -> None:
     bundle = bundle_of(checkpoint(tmp_path / "weights"), trainable="head")
 

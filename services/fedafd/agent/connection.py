@@ -219,10 +219,11 @@ class AggregatorConnection:
             return None
         last = await asyncio.to_thread(cache.newest, artifact.purpose)
         is_here = await asyncio.to_thread(cache.find, artifact.sha256) is not None
-        return None if last is None or is_here else await self.patch(artifact, last)
+        patch = None if last is None or is_here else await self.patch(artifact, last)
+        return None if patch is None or patch.changed_bytes == artifact.size_bytes else patch
 
     async def patch(self, artifact: types_pb2.Artifact, base: Path) -> Patch | None:
-        """How the artifact is made of a file of its layout; None where nothing is saved, or nobody can tell."""
+        """How the artifact is made of a file of its layout; None, and a line in the log, where nobody can tell."""
         request = pb.DescribeArtifactRequest(sha256=artifact.sha256)
         call = partial(self._once, "DescribeArtifact", request)
         try:

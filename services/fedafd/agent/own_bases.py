@@ -93,7 +93,9 @@ async def _patch(
         if not part.spans:
             raise DataError("none of its tensors has the name, shape and type of one of the global encoder's")
         patch = await connection.patch(bundle, base)
-        taken_bytes = 0 if patch is None else patch.taken_bytes(part.spans)
+        if patch is None:
+            raise DataError("it cannot be told which of its bytes are the global encoder's")
+        taken_bytes = patch.taken_bytes(part.spans)
         # Who holds less of it could ask of the rest, in pieces of a byte, what it is.
         if 2 * taken_bytes < part.num_bytes:
             raise DataError(

@@ -85,15 +85,13 @@ class Patch:
         return Span(max(span.start, part.offset_bytes), span.end)
 
 
-def patch_of(base: Path, wanted: bytes, *, size_bytes: int, length: int) -> Patch | None:
+def patch_of(base: Path, wanted: bytes, *, size_bytes: int, length: int) -> Patch:
     """How a file of `size_bytes`, whose blocks of `length` have these digests, is made of `base` and what comes.
 
-    None where nothing is saved. Raises InvalidRequestError for digests that do not fit the size.
+    Raises InvalidRequestError for digests that do not fit the size.
     """
     digests = block_digests(_pieces(base), length)
-    changed = _joined(changed_spans(wanted, digests, size_bytes=size_bytes, length=length))
-    patch = Patch(base, changed)
-    return patch if patch.changed_bytes < size_bytes else None
+    return Patch(base, _joined(changed_spans(wanted, digests, size_bytes=size_bytes, length=length)))
 
 
 def _joined(spans: list[Span]) -> list[Span]:
