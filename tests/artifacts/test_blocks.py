@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -58,9 +59,7 @@ def test_a_patched_download_is_the_new_blob(
     part = cache.begin(sha256_of(blob), len(blob))
     part.append(blob[: min(came, len(blob))])
     patch = patch_of(base, block_digests([blob], length), size_bytes=len(blob), length=length)
-    if patch is None:
-        assert not any(blob[i : i + length] == before[i : i + length] for i in range(0, len(blob), length))
-        return
+    assert patch.taken_bytes([Span(0, len(blob))]) == len(blob) - patch.changed_bytes
     patch.copy(part)
     sent = b"".join(blob[span.start : span.end] for span in patch.missing(part))
     for start in range(0, len(sent), piece):
@@ -106,10 +105,23 @@ def test_more_spans_than_may_be_asked_for_are_joined_over_the_smallest_gaps(
     for place in (0, 8, 32):
         blob[place] = 1
     patch = patch_of(tmp_path / "base", block_digests([bytes(blob)], 4), size_bytes=40, length=4)
-    assert patch is not None
     part = ArtifactCache(tmp_path / "cache", limit_bytes=100).begin(sha256_of(bytes(blob)), 40)
     assert patch.missing(part) == [Span(0, 12), Span(32, 36)]
     assert blocks.MOST_RANGES > 2
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=12), st.lists(st.integers(0, 47), unique=True, max_size=8).map(sorted)
+)
+def test_how_much_of_some_parts_is_taken_is_what_counting_bytes_says(same: list[bool], edges: list[int]) -> None:
+    blob = b"".join(bytes(4) if each else b"\1\1\1\1" for each in same)
+    with TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        base.write_bytes(bytes(len(blob)))
+        patch = patch_of(base, block_digests([blob], 4), size_bytes=len(blob), length=4)
+    parts = [Span(start, end) for start, end in zip(edges[::2], edges[1::2], strict=False) if end <= len(blob)]
+    assert patch.taken_bytes(parts) == sum(blob[part.start : part.end].count(0) for part in parts)
 
 
 def test_a_base_that_was_cut_meanwhile_is_an_error_and_nothing_stays(tmp_path: Path) -> None:
@@ -117,7 +129,6 @@ def test_a_base_that_was_cut_meanwhile_is_an_error_and_nothing_stays(tmp_path: P
     base.write_bytes(bytes(40))
     blob = bytes(39) + b"x"
     patch = patch_of(base, block_digests([blob], 4), size_bytes=40, length=4)
-    assert patch is not None
     base.write_bytes(bytes(10))
     part = ArtifactCache(tmp_path / "cache", limit_bytes=100).begin(sha256_of(blob), 40)
     with pytest.raises(ArtifactCorruptError, match="shorter than its blocks say"):
