@@ -7,7 +7,6 @@ import gc
 import os
 import signal
 import tempfile
-import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import pytest
 import structlog
 import typer.main
 import typer.testing
+from tests.databases import own_database
 from tests.long import turn_of
 from tests.servers import ROOT, Minio, minio_server, postgres_server, redis_server
 
@@ -91,16 +91,8 @@ def postgres() -> Iterator[Callable[[], str]]:
 @pytest.fixture
 def postgres_url(postgres: Callable[[], str]) -> Iterator[str]:
     """A fresh, empty PostgreSQL database."""
-    import psycopg
-    from sqlalchemy.engine import make_url
-
-    admin_url = postgres()
-    name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(admin_url, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield make_url(admin_url).set(database=name).render_as_string(hide_password=False)
-    with psycopg.connect(postgres(), autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with own_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import sqlite3
 import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -12,7 +15,18 @@ from sqlalchemy.engine import make_url
 
 from fedafd.persistence.migrate import migrate, migration_sql
 
-__all__ = ["migrated"]
+__all__ = ["migrated", "own_database"]
+
+
+@contextmanager
+def own_database(postgres: Callable[[], str]) -> Iterator[str]:
+    """The URL of a fresh, empty PostgreSQL database, which is dropped at the end."""
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    yield make_url(postgres()).set(database=name).render_as_string(hide_password=False)
+    with psycopg.connect(postgres(), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 def migrated(url: str) -> None:

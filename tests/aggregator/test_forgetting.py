@@ -253,3 +253,30 @@ async def test_what_was_sent_while_deletes_failed_is_deleted_for_who_asked_again
     assert set((await rows_of(world, "north")).values()) == {0}
     assert [(each["objects"], each["rounds_with_metrics"]) for each in await receipts(world)] == [(3, 1), (0, 1)]
     assert (await client(world)).forget_requested_at is None
+
+
+async def test_what_folds_made_of_its_rows_alone_goes_too_and_no_other_clients(world: World) -> None:
+    """The state of a fold is one client's rows, and the newest round's stay to make again what the store loses."""
+    round_id = await delivered_round(world)
+    await world.coordinate()
+    for nth, mark in enumerate((b"north", b"south")):
+        await world.distil(StageKind.FOLD, nth=nth, sed_state=b"rows of " + mark, scores=b"scores of " + mark)
+    await over(world, round_id)
+    await ask(world)
+    assert await forget_next(world.context.database, world.context.store)
+    left = {world.context.store.get(key) for key in keys(world) if "/rounds/" in key}
+    assert {b"rows of south", b"scores of south"} <= left
+    assert not {b"rows of north", b"scores of north"} & left
+    assert [(each["folds"], each["objects"]) for each in await receipts(world)] == [(2, 5)]
+
+
+async def test_the_same_rows_of_another_client_stay_folded(world: World) -> None:
+    round_id = await delivered_round(world, same=True)
+    await world.coordinate()
+    for nth in range(2):
+        await world.distil(StageKind.FOLD, nth=nth, sed_state=b"rows of both")
+    await over(world, round_id)
+    await ask(world)
+    assert await forget_next(world.context.database, world.context.store)
+    assert b"rows of both" in {world.context.store.get(key) for key in keys(world)}
+    assert (await receipts(world))[0]["folds"] == 0

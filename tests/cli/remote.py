@@ -29,11 +29,11 @@ Run = Callable[..., tuple[int, str, str]]
 class ControlPlane:
     """A control plane as a process that can be stopped and started again on its port."""
 
-    def __init__(self, folder: Path) -> None:
-        self.database_url = f"sqlite:///{folder}/fedafd.db"
+    def __init__(self, folder: Path, database_url: str | None = None) -> None:
+        self.database_url = database_url or f"sqlite:///{folder}/fedafd.db"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._log = folder / "control-plane.log"
+        self.log = folder / "control-plane.log"
         migrate(self.database_url)
         settings = {"DATABASE_URL": self.database_url, "STORE__URL": str(folder / "store"), "ADMIN_KEY": KEY}
         settings |= {"PORT": str(self.port), "STREAM_POLL_SECONDS": "0.2"}
@@ -41,7 +41,7 @@ class ControlPlane:
         self.start()
 
     def start(self) -> None:
-        with self._log.open("ab") as output:
+        with self.log.open("ab") as output:
             command = [sys.executable, "-m", "fedafd.control_plane.app"]
             self.process = subprocess.Popen(command, env=self._environment, stdout=output, stderr=output)
         wait_until(self._ready, "the control plane", seconds=90)
@@ -74,7 +74,7 @@ class ControlPlane:
         asyncio.run(walk())
 
     def _ready(self) -> bool:
-        assert self.process.poll() is None, self._log.read_text()
+        assert self.process.poll() is None, self.log.read_text()
         try:
             with make_client(self.url, timeout=5) as client:
                 return client.get(f"{self.url}/readyz").is_success

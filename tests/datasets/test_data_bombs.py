@@ -32,6 +32,7 @@ from fedafd.datasets.decoding import decode_image, has_several_frames
 from fedafd.datasets.parquet_files import read_column
 from fedafd.datasets.plain_pickle import load_plain_pickle
 from fedafd.datasets.public_set import _read_shard
+from fedafd.datasets.table_files import read_table
 from fedafd.domain.errors import DataError
 from fedafd.artifacts.manifest import Shard
 kind, path = sys.argv[1], Path(sys.argv[2])
@@ -45,6 +46,8 @@ try:
         decode_image(path.read_bytes(), "bomb.png")
     elif kind == "pickle":
         load_plain_pickle(path.read_bytes(), "bomb.png")
+    elif kind == "table":
+        read_table(path, None)
     elif kind == "column":
         read_column([path], "text", "text")
     else:
@@ -221,3 +224,28 @@ except DataError as error:
     command = [sys.executable, "-c", code, str(tmp_path / "table.csv")]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     assert said.startswith("refused:") and "does not fit into memory" in said
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_largest_jpeg_2000_takes_no_more_memory_than_other_pictures_and_a_larger_one_is_refused(
+    mode: str, tmp_path: Path
+) -> None:
+    """Its decoder takes several times as much a pixel: 1.6 GB for 841 bytes of 8192 x 8192."""
+    from PIL import Image
+
+    for name, width in (("fits", 4096), ("too large", 4097)):
+        Image.new(mode, (width, 4096)).save(tmp_path / name, format="JPEG2000")
+    assert _read("image", tmp_path / "fits") == "read\n"
+    assert _read("image", tmp_path / "too large").startswith("refused: bomb.png")
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "holds a NUL"), (b"a" * (65 << 20), ":2: the line has more than")])
+def test_a_table_that_is_no_text_is_refused_before_it_is_read_to_its_end(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    """Of two gigabytes: they were read and decoded, in 4.2 GB of memory, before anything was looked at."""
+    path = tmp_path / "train.csv"
+    with path.open("wb") as file:
+        file.write(b"text,label\n" + content)
+        file.truncate(2 << 30)
+    assert said in _read("table", path)

@@ -106,6 +106,7 @@ class ForgottenData(TypedDict):
     size_bytes: int
     representations: int
     weights: int
+    folds: int
     personalized_models: int
     rounds_with_metrics: int
     sha256: list[str]

@@ -10,10 +10,12 @@ from pathlib import Path
 from fedafd.datasets.files import read_text
 from fedafd.domain.errors import DataError
 
-__all__ = ["LONGEST_TEXT", "SEPARATORS", "csv_rows"]
+__all__ = ["LONGEST_LINE_BYTES", "LONGEST_TEXT", "SEPARATORS", "csv_rows"]
 
 LONGEST_TEXT = 16 * 1024 * 1024
 """Characters of one field. A quote that is never closed makes a field of all that follows."""
+LONGEST_LINE_BYTES = 4 * LONGEST_TEXT
+"""What one field may take in UTF-8."""
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars (|)"}
 """What other programs part fields by, in words."""
 
@@ -24,7 +26,8 @@ def csv_rows(path: Path, adapter: str, delimiter: str = ",") -> Iterator[tuple[s
     Raises DataError.
     """
     csv.field_size_limit(LONGEST_TEXT)
-    reader = csv.reader(io.StringIO(read_text(path, adapter), newline="\n"), strict=True, delimiter=delimiter)
+    text = read_text(path, adapter, longest_line=LONGEST_LINE_BYTES)
+    reader = csv.reader(io.StringIO(text, newline="\n"), strict=True, delimiter=delimiter)
     start = 1
     try:
         for row in reader:

@@ -29,6 +29,7 @@ from fedafd.domain.errors import DataError
 __all__ = [
     "IMAGE_FORMATS",
     "MAX_FILE_BYTES",
+    "MAX_JPEG2000_PIXELS",
     "MAX_PIXELS",
     "ImageArray",
     "as_rgb",
@@ -44,6 +45,8 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000",
 """What is decoded, besides DICOM. Pillow knows more, among them formats that start other programs (EPS)."""
 MAX_PIXELS = 1 << 26
 """The largest picture that is decoded: 67 million pixels, 8192 x 8192; its RGB takes 201 MB."""
+MAX_JPEG2000_PIXELS = 1 << 24
+"""The same of JPEG 2000, 4096 x 4096, whose decoder takes 24 bytes for a pixel of four channels: 1.6 GB for MAX_PIXELS."""
 MAX_FILE_BYTES = 1 << 30
 """The longest file of a picture that is read: twice what the largest one takes with four channels of 16 bits."""
 
@@ -97,7 +100,8 @@ def to_rgb(image: Image.Image, name: str, *, intensity_range: IntensityRange | N
     """A Pillow image, opened or made, as RGB by the rules of decode_image; it is not changed. Raises DataError."""
     if image.format not in (None, "MPO", *IMAGE_FORMATS):
         raise DataError(f"{name}: {image.format} is not read; known: {', '.join(IMAGE_FORMATS)}", name=name)
-    need_few_pixels(image.width, image.height, name)
+    is_jpeg2000 = image.format == "JPEG2000"
+    need_few_pixels(image.width, image.height, name, MAX_JPEG2000_PIXELS if is_jpeg2000 else MAX_PIXELS)
     with _refusing(name):
         return _rgb(image, name, intensity_range)
 
@@ -123,11 +127,11 @@ def as_rgb(
     raise DataError(f"{name or 'image'}: neither a Pillow image, a path, bytes nor an array: {type(source).__name__}")
 
 
-def need_few_pixels(width: int, height: int, name: str) -> None:
-    """Raise DataError for a picture of more than MAX_PIXELS, before anything of it is decoded."""
-    if width * height > MAX_PIXELS:
+def need_few_pixels(width: int, height: int, name: str, most: int = MAX_PIXELS) -> None:
+    """Raise DataError for a picture of more pixels, before anything of it is decoded."""
+    if width * height > most:
         raise DataError(
-            f"{name}: not decoded, because {width} x {height} pixels are more than {MAX_PIXELS} (a decompression"
+            f"{name}: not decoded, because {width} x {height} pixels are more than {most} (a decompression"
             " bomb?); make it smaller or remove it",
             name=name,
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from fedafd.datasets.file_kinds import HEAD_BYTES, kind_of_content
-from fedafd.datasets.texts import decoded
+from fedafd.datasets.texts import decoded, text_bytes
 from fedafd.domain.errors import DataError
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "read_json",
     "read_text",
 ]
+
+_PIECE_BYTES = 1 << 20
 
 
 def is_folder(path: Path) -> bool:
@@ -122,12 +124,25 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
         raise DataError(f"{path}: does not fit into memory: {size} bytes; split or remove it") from None
 
 
-def read_text(path: Path, adapter: str) -> str:
-    """A UTF-8 file's content. Raises DataError naming the line that is not UTF-8 or holds a NUL."""
-    content = read_bytes(need_file(path, adapter))
-    if content:
-        _refuse_other_kind(content[:HEAD_BYTES], path)
-    return decoded(content, path)
+def read_text(path: Path, adapter: str, *, longest_line: int | None = None) -> str:
+    """A UTF-8 file's content. Raises DataError naming the line that is not UTF-8, holds a NUL, or has more bytes."""
+    need_file(path, adapter)
+    try:
+        with path.open("rb") as file:
+            return decoded(text_bytes(_pieces(file, path), path, longest_line), path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except MemoryError:
+        raise DataError(f"{path}: does not fit into memory: {path.stat().st_size} bytes; split or remove it") from None
+
+
+def _pieces(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    head = file.read(HEAD_BYTES)
+    if head:
+        _refuse_other_kind(head, path)
+        yield head
+    while piece := file.read(_PIECE_BYTES):
+        yield piece
 
 
 def read_json(path: Path, adapter: str) -> Any:

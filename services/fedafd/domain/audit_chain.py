@@ -21,6 +21,7 @@ __all__ = ["START", "AuditEntry", "ChainCheck", "Head", "entry_hash"]
 START = "0" * 64
 """What the first entry's hash covers in the place of the one before."""
 _FIELDS = ("id", "at", "federation", "kind", "actor", "data", "hash")
+_DELETED = "federation.deleted"
 _CAUSES = "it was changed or put in, or what stood before it was changed, removed or moved"
 
 
@@ -123,6 +124,8 @@ class ChainCheck:
         self.count = 0
         self.head: Head | None = None
         """The last entry that fitted; None before the first."""
+        self._taken_out: dict[str, str] = {}
+        """By federation: the first entry that names it as the deletion of a federation leaves it, until that is seen."""
 
     def misfit(self, entry: AuditEntry) -> str | None:
         """What is wrong with the next entry; None if it fits."""
@@ -136,14 +139,35 @@ class ChainCheck:
         while self._awaited and self._awaited[0].id <= entry.id:
             anchor = self._awaited.pop(0)
             if anchor != Head(id=entry.id, hash=entry.hash):
-                return f"{named}: is not what the anchor {anchor} tells: the log was made anew from there or before"
+                return (
+                    f"{named}: is not what the anchor {anchor} tells: the log was made anew from there or before,"
+                    " or the database is a restored backup that was written to since"
+                )
         self.head = Head(id=entry.id, hash=entry.hash)
         self.count += 1
+        self._note_federation(entry, named)
         return None
 
     def missing_end(self) -> str | None:
-        """What is wrong with the end, once all entries have been seen; None if no anchor lies behind it."""
-        if not self._awaited:
-            return None
-        last = "is empty" if self.head is None else f"ends with entry {self.head.id}"
-        return f"the log {last}, but the anchor {self._awaited[0]} lies behind that: its end was cut off"
+        """What the end shows to be wrong, once all entries have been seen; None if nothing.
+
+        An anchor lies behind it, or an entry stands outside of a federation that was not deleted.
+        """
+        if self._awaited:
+            last = "is empty" if self.head is None else f"ends with entry {self.head.id}"
+            return (
+                f"the log {last}, but the anchor {self._awaited[0]} lies behind that: its end was cut off,"
+                " or the database is a restored backup"
+            )
+        return next(iter(self._taken_out.values()), None)
+
+    def _note_federation(self, entry: AuditEntry, named: str) -> None:
+        """Only the deletion of a federation leaves entries outside of it, and all of them stand before its own."""
+        federation = entry.data.get("federation")
+        if entry.federation is not None or not isinstance(federation, str):
+            return
+        if entry.kind == _DELETED:
+            self._taken_out.pop(federation, None)
+        else:
+            fault = f"{named}: was taken out of the federation {federation[:100]!r}, which was not deleted since"
+            self._taken_out.setdefault(federation, f"{fault}: its own log does not show it")

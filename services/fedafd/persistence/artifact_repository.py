@@ -20,6 +20,7 @@ __all__ = [
     "NewArtifact",
     "add_artifacts",
     "artifact_size",
+    "artifacts_of",
     "earlier_representations",
     "forget_artifacts",
     "get_upload",
@@ -73,6 +74,15 @@ async def add_artifacts(session: AsyncSession, artifacts: Sequence[NewArtifact])
     await session.flush()  # what they belong to comes first
     connection = await session.connection()
     await connection.execute(_REGISTER[connection.dialect.name], rows)
+
+
+async def artifacts_of(session: AsyncSession, keys: Sequence[str]) -> list[ArtifactRow]:
+    """Those that are registered under these keys."""
+    found: list[ArtifactRow] = []
+    for start in range(0, len(keys), _OF_A_STATEMENT):
+        some = ArtifactRow.key.in_(keys[start : start + _OF_A_STATEMENT])
+        found += await session.scalars(select(ArtifactRow).where(some))
+    return found
 
 
 async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -> None:

@@ -41,6 +41,8 @@ _OWN_ACCORD = frozenset({"coordinator"})
 _log = get_logger(__name__)
 _CLOCKS = timedelta(minutes=1)
 """An event is dated a moment after what it tells of."""
+_NUMBERED = EventRow.id > 0
+"""A row below was put in past this program, where verifying the log does not see it; nothing else shows it either."""
 _LOCK = 0x6576656E7473
 """Any constant of our own: the number of the advisory lock."""
 
@@ -95,7 +97,7 @@ async def newest_events(
     session: AsyncSession, federation_id: str, before_id: int | None, limit: int
 ) -> Sequence[EventRow]:
     """A federation's events with an id below `before_id`, newest first; for None the newest of all."""
-    query = select(EventRow).where(EventRow.federation_id == federation_id)
+    query = select(EventRow).where(EventRow.federation_id == federation_id, _NUMBERED)
     if before_id is not None:
         query = query.where(EventRow.id < before_id)
     return (await session.scalars(query.order_by(EventRow.id.desc()).limit(limit))).all()
@@ -106,6 +108,7 @@ async def round_changes(session: AsyncSession, row: RoundRow) -> Sequence[EventR
     query = select(EventRow).where(
         EventRow.federation_id == row.federation_id,
         EventRow.kind == "round.state_changed",
+        _NUMBERED,
         EventRow.at >= row.created_at,
     )
     if row.finished_at is not None:

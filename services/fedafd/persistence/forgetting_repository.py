@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, null, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, null, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.contributions import without_contribution
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind, UploadPurpose
-from fedafd.domain.states import OPEN_ROUND_STATES
-from fedafd.persistence.artifact_repository import forget_artifacts
+from fedafd.domain.states import OPEN_ROUND_STATES, StageState
+from fedafd.persistence.artifact_repository import artifacts_of, forget_artifacts
 from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import (
     ArtifactRow,
@@ -82,16 +82,18 @@ async def forget_rows(session: AsyncSession, row: ClientRow) -> Sequence[str]:
     ).all()
     there = select(func.count()).select_from(ParticipationRow).where(ParticipationRow.client_id == row.id)
     with_metrics = or_(ParticipationRow.metrics.is_not(None), ParticipationRow.num_private_samples.is_not(None))
-    blobs = [(artifact.key, artifact.sha256, artifact.size_bytes) for artifact in artifacts]
+    folded = await _folded(session, row.id)
+    blobs = [(artifact.key, artifact.sha256, artifact.size_bytes) for artifact in (*artifacts, *folded)]
     blobs += [(file.key, file.sha256, file.size_bytes) for file in files]
     receipt = _receipt(blobs) | {
         "representations": sum(artifact.purpose != UploadPurpose.WEIGHTS.value for artifact in artifacts),
         "weights": sum(artifact.purpose == UploadPurpose.WEIGHTS.value for artifact in artifacts),
+        "folds": len(folded),
         "personalized_models": len(models),
         "rounds_with_metrics": await session.scalar(there.where(with_metrics)) or 0,
     }
     keys = sorted({key for key, _, _ in blobs})
-    await forget_artifacts(session, artifacts)
+    await forget_artifacts(session, [*artifacts, *folded])
     mine = select(PersonalizedModelRow.id).where(PersonalizedModelRow.client_id == row.id)
     await session.execute(delete(ModelFileRow).where(ModelFileRow.personalized_model_id.in_(mine)))
     await session.execute(delete(PersonalizedModelRow).where(PersonalizedModelRow.client_id == row.id))
@@ -150,6 +152,36 @@ async def _artifacts(session: AsyncSession, client_id: str) -> list[ArtifactRow]
     )
     shared = {(round_id, sha256) for round_id, sha256 in await session.execute(others)} if artifacts else set()
     return [artifact for artifact in artifacts if (artifact.round_id, artifact.sha256) not in shared]
+
+
+async def _folded(session: AsyncSession, client_id: str) -> list[ArtifactRow]:
+    """What folds made of the client's rows alone, and is still there: the rows can be read from it.
+
+    Not what another client's fold made with the same bytes, in the same round; nor the only fold of a region's round,
+    which is what the region sends on, and may be asked for once more.
+    """
+    stages = await _folds(session, ParticipationRow.client_id == client_id)
+    there = await artifacts_of(session, sorted({key for stage in stages for key in _keys_of(stage)}))
+    rounds = {artifact.round_id for artifact in there}
+    kept: set[str] = set()
+    for row in await session.scalars(select(RoundRow).where(RoundRow.id.in_(rounds))):
+        others = await _folds(session, ParticipationRow.client_id != client_id, StageRow.round_id == row.id)
+        kept.update(key for stage in others for key in _keys_of(stage))
+        for stage in stages:
+            if stage.round_id == row.id and row.upstream_round_id is not None:
+                kept.update(() if any(each.modality == stage.modality for each in others) else _keys_of(stage))
+    return [artifact for artifact in there if artifact.key not in kept]
+
+
+async def _folds(session: AsyncSession, *which: ColumnElement[bool]) -> Sequence[StageRow]:
+    """Folds that are done, of some clients and rounds."""
+    of_part = (ParticipationRow.round_id == StageRow.round_id) & (ParticipationRow.position == StageRow.position)
+    done = StageRow.kind == StageKind.FOLD.value, StageRow.state == StageState.DONE.value
+    return (await session.scalars(select(StageRow).join(ParticipationRow, of_part).where(*done, *which))).all()
+
+
+def _keys_of(stage: StageRow) -> list[str]:
+    return [entry["key"] for entry in (stage.outputs or {}).values()]
 
 
 def _receipt(blobs: Sequence[tuple[str, str, int]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -34,6 +35,9 @@ __all__ = [
     "next_unswept_round",
 ]
 
+LATE_WRITES = timedelta(minutes=10)
+"""After the end of a round: a distiller that was at work when it was cancelled may store what it made until then."""
+_LOOKED_BACK = timedelta(days=1)
 _OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
 _IN_VAIN = (RoundState.FAILED.value, RoundState.CANCELLED.value)
 _OPEN_STAGES = (StageState.PENDING.value, StageState.RUNNING.value)
@@ -85,9 +89,20 @@ async def known_objects(session: AsyncSession, row: RoundRow | None = None) -> K
 
 
 async def next_unswept_round(session: AsyncSession) -> RoundRow | None:
-    """A round that is over and was not swept yet, the one that ended first."""
-    query = select(RoundRow).where(RoundRow.state.not_in(_OPEN), RoundRow.swept_at.is_(None))
-    return await session.scalar(query.order_by(RoundRow.finished_at, RoundRow.id).limit(1))
+    """A round that is over and was not swept yet, or not since its late writes came; the one that ended first."""
+    over = select(RoundRow).where(RoundRow.state.not_in(_OPEN)).order_by(RoundRow.finished_at, RoundRow.id)
+    unswept = await session.scalar(over.where(RoundRow.swept_at.is_(None)).limit(1))
+    return unswept or await _swept_too_early(session)
+
+
+async def _swept_too_early(session: AsyncSession) -> RoundRow | None:
+    now = utc_now()
+    ended = RoundRow.finished_at.between(now - _LOOKED_BACK, now - LATE_WRITES)
+    swept = select(RoundRow.id, RoundRow.finished_at, RoundRow.swept_at).where(ended, RoundRow.swept_at.is_not(None))
+    for round_id, finished_at, swept_at in (await session.execute(swept.order_by(RoundRow.finished_at))).all():
+        if swept_at < finished_at + LATE_WRITES:
+            return await session.get_one(RoundRow, round_id)
+    return None
 
 
 async def mark_swept(session: AsyncSession, round_id: str) -> None:

@@ -215,7 +215,7 @@ _NONE = "no client yet; `fedafd client invite NAME --kind image`"
 
 def _receipt(receipt: ForgottenData) -> str:
     return (
-        f"{receipt['representations']} representations, {receipt['weights']} weights,"
+        f"{receipt['representations']} representations, {receipt['weights']} weights, {receipt['folds']} folds,"
         f" {receipt['personalized_models']} personalized models,"
         f" {receipt['rounds_with_metrics']} rounds with metrics; {receipt['objects']} objects,"
         f" {byte_size(receipt['size_bytes'])}, hashes {receipt['sha256_of_all'][:16]}"

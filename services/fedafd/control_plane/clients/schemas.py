@@ -106,6 +106,7 @@ class ForgottenData(BaseModel):
     size_bytes: int
     representations: int
     weights: int
+    folds: int = Field(default=0, description="What the server made of its representations alone.")
     personalized_models: int
     rounds_with_metrics: int = Field(description="Rounds of which metrics or a number of samples were kept.")
     sha256: list[str] = Field(description="Of the objects, at most 1,000 of them, sorted.")
