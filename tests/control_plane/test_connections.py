@@ -5,8 +5,9 @@ from __future__ import annotations
 import resource
 import socket
 import ssl
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,8 @@ from fedafd.local.supervisor import Child
 SHELL_LIMIT, SILENT, OF_AN_ADDRESS = 128, 200, 150
 """What a shell gives in descriptors, made smaller; what is tried; what one address may have."""
 STRANGER = "127.0.0.2"
+LONGEST_SECONDS = 40.0
+"""Until a handshake that does not end is ended: 20 s, and what a busy machine takes."""
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def _is_healthy(control_plane: Child, url: str, trusted: Path) -> bool:
 
 
 def test_silent_connections_of_a_stranger_keep_nobody_else_out(https: tuple[Child, str, Path]) -> None:
-    """A handshake that never begins holds a descriptor and 300 kB for a minute, and was limited by nothing."""
+    """A handshake that never begins holds a descriptor and 300 kB, and was limited by nothing."""
     control_plane, url, trusted = https
     port = int(url.rpartition(":")[2])
     with ExitStack() as stack:
@@ -100,6 +103,33 @@ def test_silent_connections_of_a_stranger_keep_nobody_else_out(https: tuple[Chil
                 return False
 
     wait_until(is_let_in, "a place for the stranger")
+
+
+def test_handshakes_that_never_end_are_ended_in_time(https: tuple[Child, str, Path]) -> None:
+    """asyncio gives each a minute. One says nothing, one sends its first record a byte at a time."""
+    _, url, _ = https
+    port = int(url.rpartition(":")[2])
+    silent, slow = (socket.create_connection(("127.0.0.1", port), 10) for _ in range(2))
+    slow.send(b"\x16\x03\x01\x40\x00\x01")  # the begin of a client's hello of 16 KiB
+    started, waiting = time.monotonic(), {silent, slow}
+    while waiting and time.monotonic() - started < LONGEST_SECONDS:
+        with suppress(OSError):
+            slow.send(b"\0")
+        waiting = {each for each in waiting if not _is_closed(each)}
+        time.sleep(0.5)
+    for each in (silent, slow):
+        each.close()
+    assert not waiting
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    connection.settimeout(0.2)
+    try:
+        return connection.recv(1024) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
 
 
 def test_trusted_proxies_have_the_limit_of_all_alone() -> None:

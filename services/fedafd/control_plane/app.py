@@ -18,7 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from fedafd.control_plane import probes
 from fedafd.control_plane.api_keys import endpoints as api_keys
 from fedafd.control_plane.clients import endpoints as clients
-from fedafd.control_plane.connections import Connections, listeners
+from fedafd.control_plane.connections import Connections, HandshakesInTime, listeners
 from fedafd.control_plane.context import Context, Wakeups
 from fedafd.control_plane.dashboard.pages import add_dashboard
 from fedafd.control_plane.dashboard.sessions import SessionSigner
@@ -245,7 +245,6 @@ def main() -> int:
         signal.signal(number, lambda *_: None)
     config = uvicorn.Config(
         app,
-        loop="asyncio",  # its listening sockets are ours
         log_config=None,
         access_log=False,
         server_header=False,
@@ -255,7 +254,8 @@ def main() -> int:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = uvicorn.Server(config)
-    server.run(sockets)
+    with asyncio.Runner(loop_factory=HandshakesInTime) as runner:
+        runner.run(server.serve(sockets))
     if not server.started:
         return _NOT_STARTED
     _log.info("control_plane.stopped")

@@ -1,11 +1,12 @@
 """A listening socket that takes so many connections of an address and of all, and closes further ones at once.
 
-They are counted before a handshake begins: one that never ends holds memory and a file descriptor for a minute, and is
-none of HTTP's business.
+They are counted before a handshake begins: one that never ends holds memory and a file descriptor, and is none of
+HTTP's business. It is ended after 20 s, as by the aggregator.
 """
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import weakref
 from collections import Counter
@@ -17,10 +18,21 @@ from fedafd.control_plane.failed_logins import network_of
 from fedafd.domain.errors import ConfigurationError
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["Connections", "listeners"]
+__all__ = ["Connections", "HandshakesInTime", "listeners"]
 
 _REFUSED_AT_ONCE = 64
+_HANDSHAKE_SECONDS = 20.0
 _log = get_logger(__name__)
+
+
+class HandshakesInTime(asyncio.SelectorEventLoop):
+    """Ends TLS handshakes that take longer. asyncio gives them a minute, and uvicorn has no setting for it."""
+
+    async def create_server(self, *arguments: Any, **options: Any) -> asyncio.Server:
+        """As asyncio's own."""
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = _HANDSHAKE_SECONDS
+        return await super().create_server(*arguments, **options)
 
 
 class Connections:
