@@ -7,6 +7,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from pathlib import Path
 from fedafd.datasets.decoding import decode_image, has_several_frames
 from fedafd.datasets.parquet_files import read_column
 from fedafd.datasets.plain_pickle import load_plain_pickle
+from fedafd.datasets.picture_store import open_store
 from fedafd.datasets.public_set import _read_shard
 from fedafd.datasets.table_files import read_table
 from fedafd.domain.errors import DataError
@@ -46,6 +48,8 @@ try:
         decode_image(path.read_bytes(), "bomb.png")
     elif kind == "pickle":
         load_plain_pickle(path.read_bytes(), "bomb.png")
+    elif kind == "tar":
+        open_store(path.parent, path.name)
     elif kind == "table":
         read_table(path, None)
     elif kind == "column":
@@ -249,3 +253,15 @@ def test_a_table_that_is_no_text_is_refused_before_it_is_read_to_its_end(
         file.write(b"text,label\n" + content)
         file.truncate(2 << 30)
     assert said in _read("table", path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE], ids=["GNU", "pax"])
+def test_a_tar_whose_member_has_a_name_of_gigabytes_is_refused(kind: bytes, tmp_path: Path) -> None:
+    """A file with a hole: the name was read, in 3.2 GB of memory."""
+    head = tarfile.TarInfo("long")
+    head.type, head.size = kind, 3 << 30
+    path = tmp_path / "images.tar"
+    path.write_bytes(head.tobuf(tarfile.GNU_FORMAT))
+    with path.open("r+b") as file:
+        file.truncate((3 << 30) + 10240)
+    assert "not a whole, uncompressed tar" in _read("tar", path)

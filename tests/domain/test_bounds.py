@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ import yaml
 
 from fedafd.domain.config import parse_federation_config
 from fedafd.domain.errors import ConfigurationError
-from fedafd.domain.yaml_files import MOST_NODES, parse_yaml
+from fedafd.domain.yaml_files import MOST_NODES, parse_yaml, read_yaml
 
 RESNET = {"architecture": "resnet", "options": {"hidden_sizes": [16, 32], "depths": [1, 1]}}
 
@@ -96,3 +98,25 @@ def test_aliases_as_people_use_them_are_read() -> None:
 def test_a_value_is_what_yaml_1_2_says(text: str, value: object) -> None:
     read = parse_yaml(f"a: {text}")["a"]
     assert (type(read), read) == (type(value), value)
+
+
+def test_a_list_of_millions_is_refused_at_the_first_value_that_is_too_many() -> None:
+    """It was read for minutes, in 2 GB of memory, and counted then."""
+    began = time.process_time()
+    with pytest.raises(yaml.YAMLError, match=f"more than {MOST_NODES} values"):
+        parse_yaml("x: [" + "1," * 2_000_000 + "1]")
+    assert time.process_time() - began < 30
+
+
+@pytest.mark.parametrize("digits", [1001, 5_000, 100_000])
+def test_a_number_of_too_many_digits_is_refused_in_words(digits: int, tmp_path: Path) -> None:
+    (tmp_path / "agent.yaml").write_text("x: " + "9" * digits)
+    with pytest.raises(ConfigurationError, match="a number of more than 1000 digits"):
+        read_yaml(tmp_path / "agent.yaml")
+
+
+def test_a_file_that_is_too_long_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "agent.yaml").open("wb") as file:
+        file.truncate(40 << 30)
+    with pytest.raises(ConfigurationError, match="has more than 16777216 bytes"):
+        read_yaml(tmp_path / "agent.yaml")

@@ -14,7 +14,10 @@ from typing import IO
 from fedafd.artifacts.blocks import Span
 from fedafd.domain.errors import UploadError
 
-__all__ = ["checked_path", "each_file", "file_spans", "pack_files", "pack_folder", "unpack_folder"]
+__all__ = ["MOST_FILES", "checked_path", "each_file", "file_spans", "pack_files", "pack_folder", "unpack_folder"]
+
+MOST_FILES = 10_000
+"""In a packed folder; an encoder's has a handful."""
 
 
 def pack_folder(files: Mapping[str, bytes]) -> bytes:
@@ -68,6 +71,8 @@ def _each_member(blob: IO[bytes]) -> Iterator[tuple[str, IO[bytes], Span]]:
                 # Extended headers could announce any size: a sparse file of a few bytes unpacks to terabytes.
                 plain = member.type == tarfile.REGTYPE and not member.pax_headers
                 content = tar.extractfile(member) if plain else None
+                if len(seen) >= MOST_FILES:
+                    raise UploadError(f"bundle: holds more than {MOST_FILES} files")
                 if content is None or path in seen:
                     raise UploadError("bundle: a member is not a plain file, or is there twice")
                 # Whoever reads the content does so outside of this block, so a cut one is found here.

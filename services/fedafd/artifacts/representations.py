@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
+from fedafd.artifacts.headers import need_distinct, need_few_tensors
 from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import PublicSetMismatchError, RepresentationError
 from fedafd.domain.kinds import Modality
@@ -35,7 +36,6 @@ __all__ = [
     "decode_global_representations",
     "decode_representations",
     "encode_representations",
-    "need_distinct",
     "opened",
 ]
 
@@ -228,17 +228,9 @@ def _unexpected(tensor_names: Collection[str], names: Sequence[str]) -> str:
     return f"representations hold tensors {ours}{more}, expected {sorted(names)}"
 
 
-def need_distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """The object of these names. Raises ValueError for a name that is there twice: which one counts?"""
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a name is there twice")
-    return values
-
-
 def _read(blob: bytes) -> tuple[dict[str, str], dict[str, NDArray[np.generic]]]:
     with _readable():
-        # First by the library, which bounds the header's length and depth.
+        need_few_tensors(io.BytesIO(blob))
         tensors = load(blob)
         return _metadata(io.BytesIO(blob)), tensors
 
@@ -248,6 +240,8 @@ def opened(path: Path) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
     """Metadata and tensors of a file of safetensors, read when they are asked for. Raises RepresentationError."""
     with ExitStack() as stack:
         with _readable():
+            with path.open("rb") as plain:
+                need_few_tensors(plain)
             file = stack.enter_context(safe_open(path, framework="numpy"))
             names = file.keys()
             tensors: dict[str, Tensor] = {name: _TensorInFile(file.get_slice(name)) for name in names}

@@ -46,7 +46,7 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM", "JPEG2000",
 MAX_PIXELS = 1 << 26
 """The largest picture that is decoded: 67 million pixels, 8192 x 8192; its RGB takes 201 MB."""
 MAX_JPEG2000_PIXELS = 1 << 24
-"""The same of JPEG 2000, 4096 x 4096, whose decoder takes 24 bytes for a pixel of four channels: 1.6 GB for MAX_PIXELS."""
+"""The same of JPEG 2000, 4096 x 4096: its decoder takes 24 bytes a pixel of four channels, 1.6 GB for MAX_PIXELS."""
 MAX_FILE_BYTES = 1 << 30
 """The longest file of a picture that is read: twice what the largest one takes with four channels of 16 bits."""
 

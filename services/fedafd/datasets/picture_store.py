@@ -7,6 +7,7 @@ compared in Unicode's composed form, because macOS writes them decomposed. Nothi
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import tarfile
@@ -14,7 +15,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from fedafd.datasets.decoding import MAX_FILE_BYTES
 from fedafd.datasets.file_kinds import HEAD_BYTES, kind_of_content
@@ -22,6 +23,9 @@ from fedafd.datasets.files import is_file, is_folder, need_plain_path, read_byte
 from fedafd.domain.errors import DataError
 
 __all__ = ["PictureStore", "find_pictures", "open_store"]
+
+_LONGEST_HEADER = 1 << 20
+"""Of a member of a tar, with its name and attributes."""
 
 
 class PictureStore(Protocol):
@@ -104,6 +108,27 @@ def _within(target: str, roots: tuple[str, ...]) -> bool:
     return any(os.path.commonpath([target, root]) == root for root in roots)
 
 
+class _Headers(io.BufferedIOBase):
+    """The file of a tar, from which its headers are read, and nothing longer: a name may say that it has gigabytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of a file. Raises tarfile.ReadError for more than a header has."""
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """As of a file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._file.tell()
+
+
 class _Tar:
     """Nothing is ever unpacked: the members' offsets are kept."""
 
@@ -112,7 +137,7 @@ class _Tar:
         self._spans: dict[str, tuple[int, int]] = {}
         self.barred: dict[str, str] = {}
         try:
-            with tarfile.open(path, "r:") as tar:
+            with path.open("rb") as file, tarfile.open(fileobj=_Headers(file), mode="r:") as tar:
                 for member in tar:
                     self._add(member)
         except (tarfile.TarError, OSError, EOFError, ValueError) as error:

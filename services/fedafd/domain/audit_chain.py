@@ -125,7 +125,7 @@ class ChainCheck:
         self.head: Head | None = None
         """The last entry that fitted; None before the first."""
         self._taken_out: dict[str, str] = {}
-        """By federation: the first entry that names it as the deletion of a federation leaves it, until that is seen."""
+        """By federation: the first entry that stands as its deletion leaves entries, until the deletion is seen."""
 
     def misfit(self, entry: AuditEntry) -> str | None:
         """What is wrong with the next entry; None if it fits."""

@@ -14,11 +14,15 @@ import yaml
 
 from fedafd.domain.errors import ConfigurationError
 
-__all__ = ["MOST_NODES", "parse_yaml", "read_yaml"]
+__all__ = ["MOST_BYTES", "MOST_NODES", "parse_yaml", "read_yaml"]
 
 MOST_NODES = 50_000
 """Values in a file: no configuration comes near."""
+MOST_BYTES = 16 << 20
+"""Of a file, for it takes a hundred times as much memory once it is parsed."""
 
+_MOST_DIGITS = 1000
+"""Python makes no number of more than 4,300 of them."""
 _BOOL = "tag:yaml.org,2002:bool"
 _FLOAT = "tag:yaml.org,2002:float"
 _INT = "tag:yaml.org,2002:int"
@@ -30,6 +34,10 @@ def read_yaml(path: Path) -> Any:
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ConfigurationError(f"{path}: a pipe, socket or device; give a regular file", source=str(path))
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigurationError(
+                f"{path}: has more than {MOST_BYTES} bytes; is it the right file?", source=str(path)
+            )
         return parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", source=str(path)) from error
@@ -102,6 +110,15 @@ def _count(node: yaml.Node, known: dict[int, int], open_nodes: set[int]) -> int:
 
 
 class _Loader(yaml.SafeLoader):
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Stops at once where there are too many: a list of millions was read for minutes, and counted then."""
+        self.composed += 1
+        if self.composed > MOST_NODES:
+            raise yaml.YAMLError(f"has more than {MOST_NODES} values")
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -115,6 +132,10 @@ class _Loader(yaml.SafeLoader):
 
     def construct_core_int(self, node: yaml.ScalarNode) -> int:
         text = str(self.construct_scalar(node))
+        if len(text) > _MOST_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a number of more than {_MOST_DIGITS} digits", node.start_mark
+            )
         return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
 

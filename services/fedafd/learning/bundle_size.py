@@ -15,13 +15,12 @@ from typing import IO, NamedTuple
 import torch
 
 from fedafd.artifacts.folders import each_file
+from fedafd.artifacts.headers import MOST_HEADER_BYTES
 from fedafd.domain.errors import DataError
 from fedafd.learning.sample_encoder import SampleEncoder
 
 __all__ = ["BundleFacts", "bundle_facts"]
 
-_MOST_HEADER_BYTES = 100 * 2**20
-"""As safetensors' own limit."""
 _SMALL_FILES = {"config.json", "tokenizer.json"}
 _WEIGHTS = "model.safetensors"
 
@@ -63,7 +62,7 @@ def _numbers_in(content: IO[bytes]) -> int:
     """Of a safetensors file, by its header."""
     try:
         (length,) = struct.unpack("<Q", content.read(8))
-        if length > _MOST_HEADER_BYTES:
+        if length > MOST_HEADER_BYTES:
             raise ValueError(f"a header of {length} bytes")
         header = json.loads(content.read(length))
         return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")

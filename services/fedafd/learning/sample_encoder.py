@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from fedafd.artifacts.headers import need_few_tensors
 from fedafd.domain.config import EncoderConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.kinds import Modality
@@ -121,7 +123,9 @@ class SampleEncoder(nn.Module):
         """Read back what to_files made. Raises DataError naming the file that is missing or does not fit."""
         source = f"model folder {prefix.rstrip('/') or '.'}"
         try:
-            config, weights = json.loads(files[f"{prefix}config.json"]), load(files[f"{prefix}model.safetensors"])
+            config, content = json.loads(files[f"{prefix}config.json"]), files[f"{prefix}model.safetensors"]
+            need_few_tensors(io.BytesIO(content))
+            weights = load(content)
         except KeyError as error:
             raise DataError(f"{source}: file {error} is missing") from None
         except (ValueError, RecursionError, SafetensorError) as error:

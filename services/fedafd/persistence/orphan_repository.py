@@ -98,9 +98,9 @@ async def next_unswept_round(session: AsyncSession) -> RoundRow | None:
 async def _swept_too_early(session: AsyncSession) -> RoundRow | None:
     now = utc_now()
     ended = RoundRow.finished_at.between(now - _LOOKED_BACK, now - LATE_WRITES)
-    swept = select(RoundRow.id, RoundRow.finished_at, RoundRow.swept_at).where(ended, RoundRow.swept_at.is_not(None))
-    for round_id, finished_at, swept_at in (await session.execute(swept.order_by(RoundRow.finished_at))).all():
-        if swept_at < finished_at + LATE_WRITES:
+    times = select(RoundRow.id, RoundRow.finished_at, RoundRow.swept_at).where(ended, RoundRow.swept_at.is_not(None))
+    for round_id, finished_at, swept_at in (await session.execute(times.order_by(RoundRow.finished_at))).all():
+        if swept_at and finished_at and swept_at < finished_at + LATE_WRITES:
             return await session.get_one(RoundRow, round_id)
     return None
 
