@@ -1,4 +1,7 @@
-"""Encoder bundles that a hostile server makes of nothing: a real agent leaves the round, in little time and memory."""
+"""Bundles and public sets that a hostile server makes of nothing: a real agent leaves the round, and that is all.
+
+What reads them refuses each, as tests beside it show; here is the process of a site.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,32 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.agent.fake_aggregator import TOKEN, FakeAggregator
+from tests.datasets.test_data_bombs import IMAGES as PIXEL_BOMBS
 
 from fedafd.artifacts.folders import pack_folder
 from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import load_public_data, write_public_set
-from fedafd.domain.config import WireDtype
+from fedafd.domain.config import EncoderConfig, WireDtype
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import LeaveReason
+from fedafd.learning.sample_encoder import SampleEncoder
+
+Change = Callable[[pa.Table], pa.Table]
 
 DIM, NUM_PUBLIC = 8, 6
+NO_POLICY: Mapping[str, int] = MappingProxyType({})
+SMALL = {"hidden_sizes": [16, 32], "depths": [1, 1]}
 MEMORY_BYTES = 400 << 20
 """What the agent may take for the round beyond its peak before: it holds the 55 or 98 MiB of the bundle some times."""
 MOST_CPU_SECONDS = 6.0
@@ -55,7 +68,7 @@ BUNDLES = {
 
 
 @contextmanager
-def agent(folder: Path, address: str, **policy: object) -> Iterator[subprocess.Popen[bytes]]:
+def agent(folder: Path, address: str, policy: Mapping[str, int]) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "agent.yaml").write_text(
         json.dumps(
             {
@@ -64,7 +77,7 @@ def agent(folder: Path, address: str, **policy: object) -> Iterator[subprocess.P
                 "data": {"adapter": "shapes"},
                 "state_dir": str(folder / "site"),
                 "threads": 1,
-                "policy": policy,
+                "policy": dict(policy),
             }
         )
     )
@@ -88,50 +101,95 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def assign(server: FakeAggregator, folder: Path, number: int, bundle: bytes) -> None:
-    """A round whose public set and representations are sound."""
+def assign(server: FakeAggregator, folder: Path, number: int, bundle: bytes, shard: Change | None) -> None:
+    """A round with that bundle, of a public set whose first shard is changed, and sound representations."""
     data = load_public_data("shapes", None, {"num_train": NUM_PUBLIC, "num_val": 1, "num_test": 1})
     manifest = write_public_set(data, folder)
-    rows = {Modality.IMAGE: np.eye(NUM_PUBLIC, DIM, dtype=np.float32), Modality.TEXT: np.eye(NUM_PUBLIC, DIM)}
+    first, *others = manifest.shards
+    if shard is not None:
+        pq.write_table(shard(pq.read_table(folder / first.name)), folder / first.name, compression="zstd")
+        content = (folder / first.name).read_bytes()
+        first = first.model_copy(update={"sha256": sha256_of(content), "size_bytes": len(content)})
+        manifest = manifest.model_copy(update={"shards": (first, *others)})
+    rows_ND = np.eye(NUM_PUBLIC, DIM, dtype=np.float32)
     server.assign(number, bundle=bundle, public_set=manifest.to_bytes(), embedding_dim=DIM)
     task = server.task.train
     del task.public_set[1:]
     task.public_set.extend(
-        server.put((folder / shard.name).read_bytes(), "public-set/shard") for shard in manifest.shards
+        server.put((folder / each.name).read_bytes(), "public-set/shard") for each in manifest.shards
     )
+    rows = {Modality.IMAGE: rows_ND, Modality.TEXT: rows_ND}
     reps = encode_representations(rows, manifest.sha256, WireDtype.FLOAT16)
     task.global_representations.CopyFrom(server.put(reps, "representations"))
 
 
 async def left(
-    server: FakeAggregator, process: subprocess.Popen[bytes], folder: Path, number: int, bundle: bytes
+    server: FakeAggregator,
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    number: int,
+    bundle: bytes,
+    shard: Change | None = None,
 ) -> None:
-    """The agent has left the round with that bundle."""
-    assign(server, folder, number, bundle)
+    """The agent has left that round."""
+    assign(server, folder, number, bundle, shard)
     deadline = time.monotonic() + 240
     while len(server.left) < number:
         assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
         await asyncio.sleep(0.1)
 
 
-@pytest.mark.parametrize("policy", [{}, {"max_bundle_parameters": 10_000_000}], ids=["no policy", "a policy"])
-@pytest.mark.parametrize("what", BUNDLES)
-def test_a_bundle_of_nothing_costs_the_agent_little_and_it_goes_on(
-    tmp_path: Path, what: str, policy: dict[str, object]
-) -> None:
-    async def scene() -> None:
-        server, bundle = FakeAggregator(), BUNDLES[what]()
+def tried(
+    folder: Path, bundle: bytes, shard: Change | None = None, policy: Mapping[str, int] = NO_POLICY
+) -> tuple[LeaveReason, str]:
+    """Why a real agent left the round, and its log; it is still there, and the round cost it little."""
+
+    async def scene() -> LeaveReason:
+        server = FakeAggregator()
         await server.start()
         try:
-            with agent(tmp_path, server.address, **policy) as process:
-                await left(server, process, tmp_path, 1, b"no bundle")  # imports all that a round needs
+            with agent(folder, server.address, policy) as process:
+                await left(server, process, folder, 1, b"no bundle")  # imports all that a round needs
                 before, began = peak_bytes(process), cpu_seconds(process)
-                await left(server, process, tmp_path, 2, bundle)
+                await left(server, process, folder, 2, bundle, shard)
                 assert peak_bytes(process) - before < MEMORY_BYTES
                 assert cpu_seconds(process) - began < MOST_CPU_SECONDS
-                assert not policy or server.left[1] is LeaveReason.POLICY_ENCODER
                 assert process.poll() is None
+            return server.left[1]
         finally:
             await server.stop()
 
-    asyncio.run(scene())
+    return asyncio.run(scene()), (folder / "log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("policy", [{}, {"max_bundle_parameters": 10_000_000}], ids=["no policy", "a policy"])
+@pytest.mark.parametrize("what", BUNDLES)
+def test_a_bundle_of_nothing_costs_the_agent_little_and_it_goes_on(
+    tmp_path: Path, what: str, policy: dict[str, int]
+) -> None:
+    reason, _ = tried(tmp_path, BUNDLES[what](), policy=policy)
+    assert not policy or reason is LeaveReason.POLICY_ENCODER
+
+
+def captions(table: pa.Table) -> pa.Table:
+    """Each of 200 MB, all alike."""
+    long = pa.array([["x" * 200_000_000]] * len(table), type=pa.list_(pa.string()))
+    return table.set_column(table.column_names.index("captions"), "captions", long)
+
+
+def picture(table: pa.Table) -> pa.Table:
+    """Each of 25,000 x 25,000 pixels."""
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    bombs = pa.array([{"bytes": PIXEL_BOMBS["PNG"], "path": ""}] * len(table), type=kind)
+    return table.set_column(table.column_names.index("image"), "image", bombs)
+
+
+@pytest.mark.parametrize("shard", [captions, picture])
+def test_a_public_set_that_unpacks_to_far_too_much_costs_the_agent_little_and_it_goes_on(
+    tmp_path: Path, shard: Change
+) -> None:
+    encoder = SampleEncoder(
+        EncoderConfig.model_validate({"architecture": "resnet", "options": SMALL}), Modality.IMAGE, dim=DIM
+    )
+    _, log = tried(tmp_path, pack_folder(encoder.to_files()), shard)
+    assert "decompression bomb" in log, log[-2000:]
