@@ -107,10 +107,34 @@ def test_a_cut_end_and_a_log_made_anew_are_found_by_an_anchor() -> None:
     assert (misfit(entries, Head(id=7, hash=entries[2]["hash"])) or "").startswith("entry 8 (")
 
 
+def outside(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As the deletion of their federation leaves them."""
+    return [each | {"federation": None, "data": each["data"] | {"federation": "trial"}} for each in entries]
+
+
+def going_on(entries: list[dict[str, Any]], kind: str, column: str | None, **data: Any) -> list[dict[str, Any]]:
+    """The log with one more entry."""
+    added = entries[-1] | {"id": entries[-1]["id"] + 1, "kind": kind, "federation": column, "data": data}
+    added["hash"] = entry_hash(entries[-1]["hash"], AuditEntry.of_json(added | {"hash": None}))
+    return [*entries, added]
+
+
 def test_the_deletion_of_a_federation_changes_no_hash() -> None:
+    whole = going_on(log(), "federation.deleted", None, federation="trial")
+    *before, deleted = whole
+    for moved in (outside(before), before[:3] + outside(before[3:]), before):  # read before, during and after it
+        assert misfit([*moved, deleted]) is None
+
+
+def test_an_entry_outside_of_a_federation_that_was_not_deleted_since_is_found() -> None:
     entries = log()
-    moved = [each | {"federation": None, "data": each["data"] | {"federation": "trial"}} for each in entries]
-    assert misfit(moved) is None
+    hidden = entries[:2] + outside(entries[2:3]) + entries[3:]
+    assert "entry 6 (client.invited" in (misfit(hidden) or "") and "taken out of the federation 'trial'" in (
+        misfit(hidden) or ""
+    )
+    again = going_on(going_on(entries, "federation.deleted", None, federation="trial"), "client.invited", "trial")
+    assert misfit(outside(again[:6]) + again[6:]) is None
+    assert "entry 14 (client.invited" in (misfit(outside(again[:6]) + again[6:7] + outside(again[7:])) or "")
 
 
 def test_a_number_is_the_same_in_each_form_of_json() -> None:
