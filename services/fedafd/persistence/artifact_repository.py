@@ -78,11 +78,11 @@ async def add_artifacts(session: AsyncSession, artifacts: Sequence[NewArtifact])
 
 async def artifacts_of(session: AsyncSession, keys: Sequence[str]) -> list[ArtifactRow]:
     """Those that are registered under these keys."""
-    found: list[ArtifactRow] = []
+    registered: list[ArtifactRow] = []
     for start in range(0, len(keys), _OF_A_STATEMENT):
         some = ArtifactRow.key.in_(keys[start : start + _OF_A_STATEMENT])
-        found += await session.scalars(select(ArtifactRow).where(some))
-    return found
+        registered += await session.scalars(select(ArtifactRow).where(some))
+    return registered
 
 
 async def forget_artifacts(session: AsyncSession, rows: Sequence[ArtifactRow]) -> None:

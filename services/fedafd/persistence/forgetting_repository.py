@@ -169,7 +169,7 @@ async def _folded(session: AsyncSession, client_id: str) -> list[ArtifactRow]:
         kept.update(key for stage in others for key in _keys_of(stage))
         for stage in stages:
             if stage.round_id == row.id and row.upstream_round_id is not None:
-                kept.update(() if any(each.modality == stage.modality for each in others) else _keys_of(stage))
+                kept.update(() if any(fold.modality == stage.modality for fold in others) else _keys_of(stage))
     return [artifact for artifact in there if artifact.key not in kept]
 
 
