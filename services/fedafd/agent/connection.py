@@ -22,20 +22,18 @@ from fedafd.agent.call_count import CallCount
 from fedafd.agent.chunks import ChunkedFile
 from fedafd.agent.direct_upload import DirectUpload
 from fedafd.agent.outgoing import Departure, activity_to_send, fraction_to_send
-from fedafd.agent.patch import Patch, patch_of
+from fedafd.agent.patch import CHANGE_IN_PART, Patch, patch_of
 from fedafd.agent.patient_calls import PatientCalls, is_broken_line
 from fedafd.agent.session import AgentSession
 from fedafd.agent.signing import Signing
+from fedafd.agent.sound_task import need_names
 from fedafd.agent.state import Credential
 from fedafd.artifacts.blocks import checked_length
-from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS
 from fedafd.domain.config import DirectUploadConfig, TlsConfig
-from fedafd.domain.config.base import NAME_PATTERN
 from fedafd.domain.errors import (
     ArtifactCorruptError,
     ConfigurationError,
     FedafdError,
-    InvalidRequestError,
     StorageUnavailableError,
 )
 from fedafd.domain.kinds import ClientKind, ParticipantKind, UploadPurpose
@@ -52,7 +50,7 @@ from fedafd.rpc.status import DIAL_ANEW_SECONDS, is_in_vain
 from fedafd.rpc.tls import file_stamp
 from fedafd.telemetry.logging import get_logger
 
-__all__ = ["CHANGE_IN_PART", "WORTH_A_PATCH_BYTES", "AggregatorConnection"]
+__all__ = ["AggregatorConnection"]
 
 _CALL_SECONDS = 60.0
 _SILENCE_SECONDS = 120.0
@@ -60,10 +58,6 @@ _GOODBYE_SECONDS = 2.0
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 30.0
 _CORRUPT_TRIES = 3
-CHANGE_IN_PART = (BUNDLE, WEIGHTS)
-"""Purposes whose next artifact has the layout of the last."""
-WORTH_A_PATCH_BYTES = 256 << 10
-"""Shorter ones are downloaded whole: to ask what changed would cost as much."""
 _TASKS_A_SECOND, _TASKS_AT_ONCE = 1.0, 60
 """Asked for at most. A federation answers when something changed, some three times a round, or after the wait."""
 _log = get_logger(__name__)
@@ -130,7 +124,7 @@ class AggregatorConnection:
             certificate_request=b"" if key is None else key.request(),
         )
         answer = await self._calls.repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
-        _need_names(federation=answer.federation_id, client=answer.client_name)
+        need_names(federation=answer.federation_id, client=answer.client_name)
         return Credential(
             federation_id=answer.federation_id,
             client_id=answer.client_id,
@@ -212,15 +206,6 @@ class AggregatorConnection:
         if artifact.purpose.startswith(CHANGE_IN_PART):
             cache.remember(artifact.purpose, artifact.sha256)
         return path
-
-    async def patch_of_last(self, artifact: types_pb2.Artifact, cache: ArtifactCache) -> Patch | None:
-        """How the artifact is made of the last one of its purpose; None where nothing is saved by that."""
-        if not artifact.purpose.startswith(CHANGE_IN_PART) or artifact.size_bytes < WORTH_A_PATCH_BYTES:
-            return None
-        last = await asyncio.to_thread(cache.newest, artifact.purpose)
-        is_here = await asyncio.to_thread(cache.find, artifact.sha256) is not None
-        patch = None if last is None or is_here else await self.patch(artifact, last)
-        return None if patch is None or patch.changed_bytes == artifact.size_bytes else patch
 
     async def patch(self, artifact: types_pb2.Artifact, base: Path) -> Patch | None:
         """How the artifact is made of a file of its layout; None, and a line in the log, where nobody can tell."""
@@ -411,12 +396,3 @@ def _software() -> pb.SoftwareVersion:
     numbers = [int(part) for part in re.findall(r"\d+", version("fedafd"))]
     major, minor, patch, *_ = [*numbers, 0, 0, 0]
     return pb.SoftwareVersion(major=major, minor=minor, patch=patch)
-
-
-def _need_names(**names: str) -> None:
-    for what, name in names.items():
-        if not re.fullmatch(NAME_PATTERN, name):
-            raise InvalidRequestError(
-                f"the aggregator says that the {what} is {name[:80]!r}, which is no name of a {what}; nothing was kept."
-                " Ask the federation's operator what answers at this address"
-            )

@@ -10,6 +10,7 @@ from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.own_bases import patch_of_own_weights
 from fedafd.agent.patch import Patch
+from fedafd.agent.patching import patch_of_last
 from fedafd.agent.policy import SitePolicy
 from fedafd.domain.config import AgentConfig, FederationConfig
 from fedafd.proto.v1 import types_pb2
@@ -68,7 +69,7 @@ async def _best_patch(
     sizes: dict[str, int],
 ) -> AsyncIterator[Patch | None]:
     """Of the last artifact of the purpose, or of the site's own weights where more than half would have to come."""
-    last = await connection.patch_of_last(artifact, cache)
+    last = await patch_of_last(connection, artifact, cache)
     if last is not None and 2 * last.changed_bytes <= artifact.size_bytes:
         yield last
         return

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedafd.agent.cache import ArtifactCache
-from fedafd.agent.connection import WORTH_A_PATCH_BYTES, AggregatorConnection
-from fedafd.agent.patch import Patch
+from fedafd.agent.connection import AggregatorConnection
+from fedafd.agent.patch import WORTH_A_PATCH_BYTES, Patch
 from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.sound_task import modality_of
 from fedafd.artifacts.bundle_heads import BundleHead, bundle_head

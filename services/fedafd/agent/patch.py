@@ -11,9 +11,15 @@ from pathlib import Path
 
 from fedafd.agent.cache import PartialDownload
 from fedafd.artifacts.blocks import MOST_RANGES, Span, block_digests, changed_spans
+from fedafd.artifacts.stage_io import BUNDLE, WEIGHTS
 from fedafd.domain.errors import ArtifactCorruptError
 
-__all__ = ["Patch", "patch_of"]
+__all__ = ["CHANGE_IN_PART", "WORTH_A_PATCH_BYTES", "Patch", "patch_of"]
+
+CHANGE_IN_PART = (BUNDLE, WEIGHTS)
+"""Purposes whose next artifact has the layout of the last."""
+WORTH_A_PATCH_BYTES = 256 << 10
+"""Shorter ones are downloaded whole: to ask what changed would cost as much."""
 
 _PIECE_BYTES = 1 << 20
 

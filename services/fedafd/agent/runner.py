@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from fedafd.agent.cache import ArtifactCache
 from fedafd.agent.comparing import Comparing
-from fedafd.agent.connection import CHANGE_IN_PART, AggregatorConnection
+from fedafd.agent.connection import AggregatorConnection
 from fedafd.agent.delivery import Delivery
 from fedafd.agent.enrolled import need_kind, need_token
 from fedafd.agent.enrolment import enrol
@@ -23,6 +23,7 @@ from fedafd.agent.fetching import fetch
 from fedafd.agent.leaving import leave_round
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.metrics import AgentMetrics
+from fedafd.agent.patch import CHANGE_IN_PART
 from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.policy import SitePolicy, as_taken
 from fedafd.agent.privacy_account import PrivacyAccount

@@ -1,22 +1,35 @@
-"""What of a task is read before anything is done for it: a server can send what no round has. The site says so then."""
+"""What of an answer is read before anything is done for it: a server can send what no enrolment or round has. The site
+says so then."""
 
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from fedafd.artifacts.stage_io import BUNDLE
+from fedafd.domain.config.base import NAME_PATTERN
 from fedafd.domain.errors import ConfigurationError, InvalidRequestError
 from fedafd.domain.kinds import Modality
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 
-__all__ = ["decoded_configuration", "modality_of", "moment_of", "need_understood"]
+__all__ = ["decoded_configuration", "modality_of", "moment_of", "need_names", "need_understood"]
 
 _LONGEST_CONFIGURATION = 1 << 20
 """Characters of its JSON."""
+
+
+def need_names(**names: str) -> None:
+    """Raises InvalidRequestError for what an enrolment names a federation or a client, and is no such name."""
+    for what, name in names.items():
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise InvalidRequestError(
+                f"the aggregator says that the {what} is {name[:80]!r}, which is no name of a {what}; nothing was kept."
+                " Ask the federation's operator what answers at this address"
+            )
 
 
 def need_understood(task: pb.TrainTask) -> None:

@@ -87,14 +87,14 @@ def _weights_head(begin: bytes, at: int, end: int, size_bytes: int) -> BundleHea
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = "wrong entries" if isinstance(error, ValidationError) else str(error)
         raise DataError(f"encoder bundle: its {_WEIGHTS} has no header of safetensors: {reason}") from None
-    places = {}
+    by_name = {}
     for name, entry in tensors.items():
         span = Span(data + entry.data_offsets[0], data + entry.data_offsets[1])
         if not data <= span.start <= span.end <= end:
             raise DataError(f"encoder bundle: tensor {name[:200]!r} lies outside of its file")
-        places[name] = TensorPlace(entry.dtype, tuple(entry.shape), span)
-    _need_gapless([place.span for place in places.values()], data, end)
-    return BundleHead(data, places)
+        by_name[name] = TensorPlace(entry.dtype, tuple(entry.shape), span)
+    _need_gapless([tensor.span for tensor in by_name.values()], data, end)
+    return BundleHead(data, by_name)
 
 
 def _need_gapless(spans: Iterable[Span], start: int, end: int) -> None:

@@ -21,6 +21,7 @@ from fedafd.agent.files import write_atomically
 from fedafd.agent.leaving import note_departure
 from fedafd.agent.ledger import Ledger
 from fedafd.agent.outgoing import Departure, departure_of
+from fedafd.agent.patching import patch_of_last
 from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
@@ -199,7 +200,7 @@ class Region:
         for number, artifact in enumerate(artifacts, start=1):
             doing = Activity(ActivityKind.DOWNLOADING, number, len(artifacts))
             await self._tell(connection, task, 0.05 * number / len(artifacts), doing)
-            patch = await connection.patch_of_last(artifact, self._cache)
+            patch = await patch_of_last(connection, artifact, self._cache)
             files[artifact.sha256] = await connection.download(artifact, self._cache, patch)
         return files
 
