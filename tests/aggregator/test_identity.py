@@ -228,6 +228,21 @@ async def test_credentials_without_a_key_are_refused_where_that_is_asked_for(wor
     assert "bound to no key" in await is_refused(world, site.bearer())
 
 
+async def test_where_keys_are_required_a_copied_credential_without_one_cannot_be_bound_to_the_thiefs(
+    world: World,
+) -> None:
+    site = await invited(world)
+    await site.enrol(world, keyed=False)
+    object.__setattr__(world.context, "bound_only", True)
+    thief = replace(site, key=new_key())
+    with pytest.raises(grpc.aio.AioRpcError, match="bound to no key") as raised:
+        await thief.renew(world)
+    refused(raised, *REFUSED)
+    object.__setattr__(world.context, "bound_only", False)
+    await site.renew(world)
+    await fetch(world, site.signed())
+
+
 async def test_an_enrolment_without_a_key_is_refused_there_and_leaves_the_token_good(world: World) -> None:
     site = await invited(world)
     object.__setattr__(world.context, "bound_only", True)

@@ -6,6 +6,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedafd.aggregator.context import Context
+from fedafd.aggregator.proofs import need_bound
 from fedafd.domain.errors import ForbiddenError, InvalidRequestError, UnauthenticatedError
 from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.client_repository import bind_key, enrol_client
@@ -67,8 +68,11 @@ async def renew_certificate(
 ) -> pb.RenewCertificateResponse:
     """Another certificate of the client's key; the first of an older agent's binds its credential to the key.
 
-    Raises InvalidRequestError, ForbiddenError for another key, UnauthenticatedError once the last one has ended.
+    Raises InvalidRequestError, ForbiddenError for another key, and UnauthenticatedError once the last one has ended, and
+    for a credential that is bound to no key where the federation takes no such: whoever copied it would bind it to a
+    key of his own.
     """
+    need_bound(client, bound_only=context.bound_only)
     authority = _need(context.authority)
     key = checked_request(request.certificate_request)
     ended = client.certificate_until

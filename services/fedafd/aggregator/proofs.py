@@ -15,7 +15,7 @@ from fedafd.persistence.caller_repository import CallingClient
 from fedafd.rpc.authority import Authority
 from fedafd.rpc.proofs import Proof, UsedProofs, find_proof
 
-__all__ = ["Proofs", "need_key"]
+__all__ = ["Proofs", "need_bound", "need_key"]
 
 _of_this_call: ContextVar[Proof | None] = ContextVar("proof", default=None)
 
@@ -45,11 +45,7 @@ def need_key(client: CallingClient, *, bound_only: bool) -> None:
     """
     proof = _of_this_call.get()
     if client.key_sha256 is None:
-        if bound_only:
-            raise UnauthenticatedError(
-                f"client {client.name}: its credential is bound to no key, and this federation takes no such; update"
-                " the agent and ask the operator for a new invitation"
-            )
+        need_bound(client, bound_only=bound_only)
         return
     if proof is None:
         raise UnauthenticatedError(
@@ -58,3 +54,12 @@ def need_key(client: CallingClient, *, bound_only: bool) -> None:
         )
     if proof.certificate.key_id != client.key_sha256 or proof.certificate.client_id != client.id:
         raise UnauthenticatedError(f"client {client.name}: the call was signed by a key that is not this client's")
+
+
+def need_bound(client: CallingClient, *, bound_only: bool) -> None:
+    """With `bound_only`, raise UnauthenticatedError for a credential that is bound to no key."""
+    if bound_only and client.key_sha256 is None:
+        raise UnauthenticatedError(
+            f"client {client.name}: its credential is bound to no key, and this federation takes no such; update"
+            " the agent and ask the operator for a new invitation"
+        )
