@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -230,6 +231,22 @@ def test_training_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
     scene = play(tmp_path, scenario)
     assert scene.server.left == [LeaveReason.POLICY_EFFORT] and not scene.server.commits
     assert len(scene.trainer.tasks) == 1
+
+
+def test_training_ends_when_its_minutes_are_over_also_where_the_server_does_not_answer(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy, scene.trainer.seconds = {"max_minutes": 0.02}, 8.0
+        scene.server.assign()
+
+        def is_left() -> bool:
+            if scene.trainer.started.is_set():
+                scene.server.surprises["ReportProgress"] = [grpc.StatusCode.UNAVAILABLE] * 100
+            return scene.settled()
+
+        await scene.run(is_left)
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == [LeaveReason.POLICY_EFFORT] and not scene.server.commits
 
 
 def test_data_are_used_for_no_more_rounds_than_allowed(tmp_path: Path) -> None:

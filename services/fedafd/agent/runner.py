@@ -247,8 +247,10 @@ class Agent:
         else:
             with self._metrics.phase("train"):
                 async with self._comparing.making_way():
-                    report = self._reporter(connection, task.round_id)
-                    result = await train_watched(self._trainer, local, stop=self._stop, report=report, work=self._work)
+                    report, check = self._reporter(connection, task.round_id), self._policy.watch()
+                    result = await train_watched(
+                        self._trainer, local, stop=self._stop, report=report, work=self._work, check=check
+                    )
             pending = await self._outlasting(connection, task, lambda: asyncio.to_thread(self._keep, local, result))
             _log.info("agent.trained", **result.metrics)
         with self._metrics.phase("deliver"):
@@ -270,10 +272,7 @@ class Agent:
     def _reporter(
         self, connection: AggregatorConnection, round_id: str
     ) -> Callable[[float, Activity], Awaitable[bool]]:
-        check = self._policy.watch()
-
         async def report(fraction: float, activity: Activity) -> bool:
-            check()
             done = self._work.done
             return await connection.report_progress(round_id, 0.05 + 0.9 * fraction, activity, work_done=done)
 

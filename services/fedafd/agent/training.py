@@ -140,14 +140,17 @@ async def train_watched(
     stop: asyncio.Event,
     report: Callable[[float, Activity], Awaitable[bool]],
     work: WorkCount | None = None,
+    check: Callable[[], None] = _nothing,
     interval_seconds: float = 1.0,
 ) -> LocalResult:
     """Train in a thread; tell `report` about steps, at most once per interval; stop when it answers False.
 
     Steps are reported, not mere life: a training that hangs goes silent and is found out by the idle timeout. `work`
-    counts the reports.
-    Raises TrainingCancelledError when the round closed or `stop` was set before the last step.
+    counts the reports. `check` is called before the first step and once per interval, also while `report` waits for an
+    answer: what it raises stops the training.
+    Raises TrainingCancelledError when the round closed or `stop` was set before the last step, and what `check` raises.
     """
+    check()
     cancelled = threading.Event()
     counted = WorkCount() if work is None else work
     latest: list[tuple[float, Activity]] = []
@@ -167,6 +170,11 @@ async def train_watched(
                 if not await report(*latest.pop()):
                     return
 
+    async def limit() -> None:
+        while True:
+            await asyncio.sleep(interval_seconds)
+            check()
+
     def train() -> LocalResult:
         try:
             return trainer.train(task, progress)
@@ -175,15 +183,18 @@ async def train_watched(
             raise RuntimeError("the training raised StopIteration") from error
 
     training = asyncio.ensure_future(asyncio.to_thread(train))
-    watching = asyncio.ensure_future(watch())
+    watchers = [asyncio.ensure_future(watcher) for watcher in (limit(), watch())]
     try:
-        await asyncio.wait((training, watching), return_when=asyncio.FIRST_COMPLETED)
-        if watching.done() and not training.done():
+        await asyncio.wait((training, *watchers), return_when=asyncio.FIRST_COMPLETED)
+        if not training.done():
+            ended = [watcher for watcher in watchers if watcher.done()]
             cancelled.set()
             await asyncio.wait((training,))
             training.exception()  # looked at, so that asyncio does not complain if the next line raises
-            watching.result()
+            for watcher in ended:
+                watcher.result()
         return training.result()
     finally:
         cancelled.set()
-        watching.cancel()
+        for watcher in watchers:
+            watcher.cancel()
