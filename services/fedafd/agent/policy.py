@@ -15,10 +15,12 @@ from typing import NoReturn
 
 from fedafd.agent.approval import Proposal, configuration_changes, read_approved, write_proposal
 from fedafd.agent.ledger import read_sent
+from fedafd.agent.state import PendingResult
 from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.domain.config import AgentConfig, EncoderConfig, FederationConfig
 from fedafd.domain.counted import counted
 from fedafd.domain.errors import DataError, FedafdError
+from fedafd.domain.hashing import file_sha256
 from fedafd.domain.hub_names import hub_name
 from fedafd.domain.kinds import Modality, UploadPurpose
 from fedafd.domain.leaving import LeaveReason
@@ -26,7 +28,7 @@ from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import PolicyRefusedError
 from fedafd.proto.v1 import aggregator_pb2 as pb
 
-__all__ = ["SitePolicy", "as_taken", "used_rounds"]
+__all__ = ["SitePolicy", "as_taken", "used_deliveries"]
 
 _IN_AGENT_YAML = "as `policy` in agent.yaml says"
 
@@ -48,15 +50,17 @@ class SitePolicy:
         fetch_manifest: Callable[[], Awaitable[Path]],
         *,
         missing_bytes: int,
+        at_hand: PendingResult | None = None,
     ) -> None:
         """Whether anything is done for the round. `fetch_manifest` is called where a person has to be told of the set.
 
-        `missing_bytes`: of what the task names and no older file can be a part of, how much is not here.
+        `missing_bytes`: of what the task names and no older file can be a part of, how much is not here. `at_hand`: what
+        was trained for this very round before.
 
         Raises PolicyRefusedError, and what `fetch_manifest` raises.
         """
         self.need_hours()
-        self._need_rounds(task.round_number)
+        self.need_rounds(at_hand)
         self._need_values(federation)
         self._need_small_bundles(task)
         self.need_small_downloads(missing_bytes)
@@ -87,6 +91,16 @@ class SitePolicy:
             zone = "" if self._policy.time_zone is None else f" ({self._policy.time_zone})"
             _refuse(LeaveReason.POLICY_HOURS, f"it trains at {', '.join(self._policy.hours or ()) or 'no hour'}{zone}")
 
+    def need_rounds(self, at_hand: PendingResult | None = None) -> None:
+        """Raise once the data were used for as many rounds as allowed; not for what is `at_hand` and has left before."""
+        most = self._policy.max_rounds
+        if most is None:
+            return
+        used = used_deliveries(self._root)
+        if len(used) < most or (at_hand is not None and _representations_sha256(at_hand) in used):
+            return
+        _refuse(LeaveReason.POLICY_ROUNDS, f"the data were used for {counted(len(used), 'round')}, max_rounds: {most}")
+
     def need_small_downloads(self, missing_bytes: int) -> None:
         """Raise if a round would bring down more than that."""
         most = self._policy.max_download_bytes
@@ -94,16 +108,6 @@ class SitePolicy:
             _refuse(
                 LeaveReason.POLICY_DOWNLOAD,
                 f"{missing_bytes:,} bytes would have to be downloaded for the round, max_download_bytes: {most:,}",
-            )
-
-    def _need_rounds(self, round_number: int) -> None:
-        most = self._policy.max_rounds
-        if most is None:
-            return
-        used = used_rounds(self._root)
-        if round_number not in used and len(used) >= most:
-            _refuse(
-                LeaveReason.POLICY_ROUNDS, f"the data were used for {counted(len(used), 'round')}, max_rounds: {most}"
             )
 
     def _need_values(self, federation: FederationConfig) -> None:
@@ -223,15 +227,16 @@ def _how_to_allow(key: str, named: str, allowed: tuple[str, ...]) -> str:
     )
 
 
-def used_rounds(root: Path) -> set[int]:
-    """Numbers of the rounds whose representations left, or were about to; below 0 those before the last enrolment."""
-    used: set[int] = set()
-    for entry in read_sent(root):
-        if entry.what == "enrolment":
-            used = {-number - 1 for number in range(len(used))}  # another federation's may have the same numbers
-        elif entry.what == UploadPurpose.REPRESENTATIONS.value:
-            used.add(entry.round)
-    return used
+def used_deliveries(root: Path) -> frozenset[str]:
+    """Hashes of the representations that left, or were about to.
+
+    A round is told by what was sent for it, and not by its number or id: a server may use those twice.
+    """
+    return frozenset(entry.sha256 for entry in read_sent(root) if entry.what == UploadPurpose.REPRESENTATIONS.value)
+
+
+def _representations_sha256(result: PendingResult) -> str:
+    return file_sha256(result.blobs()[UploadPurpose.REPRESENTATIONS])
 
 
 def _manifest(path: Path) -> Manifest | None:

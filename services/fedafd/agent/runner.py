@@ -245,6 +245,7 @@ class Agent:
         if pending is not None and pending.task_key == local.key():
             _log.info("agent.result_reused", reason="trained before the restart; only delivering")
         else:
+            self._policy.need_rounds()
             with self._metrics.phase("train"):
                 async with self._comparing.making_way():
                     report, check = self._reporter(connection, task.round_id), self._policy.watch()
@@ -319,16 +320,18 @@ class Agent:
         artifacts = list({artifact.sha256: artifact for artifact in reversed(named)}.values())[::-1]
         sizes = {artifact.sha256: artifact.size_bytes for artifact in artifacts}
         comes_whole = {a.sha256: a.size_bytes for a in artifacts if not a.purpose.startswith(CHANGE_IN_PART)}
+        trained = self._state.load_pending()
+        at_hand = trained if trained is not None and trained.round_id == task.round_id else None
         await self._policy.admit(
             task,
             config,
             lambda: connection.download(task.public_set[0], self._cache),
             missing_bytes=self._cache.missing_bytes(comes_whole),
+            at_hand=at_hand,
         )
         config = as_taken(self._config, config)
         previous = self._state.current_state(before=task.round_id)
-        trained = self._state.load_pending()
-        if trained is None or trained.round_id != task.round_id:
+        if at_hand is None:
             await asyncio.to_thread(self._account.need, config, task.round_number, is_new=previous is None)
         self._cache.trim(sizes.keys() | self._cache.newest_hashes({artifact.purpose for artifact in named}))
         self._cache.need_room(sizes)
