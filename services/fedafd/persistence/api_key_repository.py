@@ -128,8 +128,10 @@ async def rotate_key(
     """A new secret for the key, which is shown here only; the old one is refused after `overlap`.
 
     The old one never outlives the time at which it would have expired, and one that was older still is refused at once.
+    The row is locked, and read anew: of two that rotate the key at once, the second finds what the first has left.
     Raises ConflictError for a key that was revoked, and for the one that the settings give.
     """
+    await session.refresh(row, with_for_update=True)
     if row.revoked_at is not None:
         raise ConflictError(f"API key {row.name}: was revoked; create another", name=row.name)
     if row.created_by is None:

@@ -43,7 +43,7 @@ async def invite_client(
     Inviting a client again that has not enrolled replaces its token. `max_clients`: of a region.
     """
     row = await session.scalar(
-        select(ClientRow).where(ClientRow.federation_id == federation_id, ClientRow.name == name)
+        select(ClientRow).where(ClientRow.federation_id == federation_id, ClientRow.name == name).with_for_update()
     )
     if row is not None and (row.enrolled_at is not None or row.revoked_at is not None or row.kind != kind.value):
         raise ConflictError(
@@ -58,7 +58,12 @@ async def invite_client(
 
 
 async def invite_again(session: AsyncSession, row: ClientRow, lifetime: timedelta) -> str:
-    """A new one-time token, which is shown here only, for a client in any state; what it had before is void."""
+    """A new one-time token, which is shown here only, for a client in any state; what it had before is void.
+
+    Also what an agent that enrols at the same moment was about to get: the row is locked, and read anew.
+    """
+    await session.flush()
+    await session.refresh(row, with_for_update=True)
     token = new_secret(SecretKind.ENROLMENT)
     row.token_hash, row.token_expires_at, row.revoked_at = hash_secret(token), utc_now() + lifetime, None
     row.credential_hash, row.enrolled_at = None, None
@@ -84,7 +89,8 @@ async def enrol_client(
     when the client was invited with another kind.
     """
     token, _ = token_and_pin(token)
-    row = await session.scalar(select(ClientRow).where(ClientRow.token_hash == hash_secret(token)))
+    # Locked, so that whoever invites the client again at this moment comes before, and the token is void, or after.
+    row = await session.scalar(select(ClientRow).where(ClientRow.token_hash == hash_secret(token)).with_for_update())
     if row is None or row.revoked_at is not None:
         raise UnauthenticatedError(
             "the enrolment token is not known or was revoked; ask the operator for a new invitation"
