@@ -80,4 +80,5 @@ async def _leave_open_round(
             _log.info("agent.left_round", round=answer.train.round_number, reason="its private data cannot be used")
         await connection.end_session()
     finally:
+        connection.call_count.write(Ledger(state.root), 0)
         await connection.close()

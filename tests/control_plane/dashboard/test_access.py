@@ -10,7 +10,12 @@ from sqlalchemy import select, update
 from tests.control_plane.dashboard.browsing import stranger, visitor
 from tests.control_plane.rest import KEY, Rest
 
+from fedafd.control_plane.callers import caller_of_key
+from fedafd.control_plane.dashboard.live import _changes
 from fedafd.control_plane.dashboard.sessions import SESSION_SECONDS, SessionSigner
+from fedafd.control_plane.dashboard.visits import Visit
+from fedafd.domain.secrets import hash_secret
+from fedafd.persistence.api_key_repository import key_by_secret
 from fedafd.persistence.login_repository import forget_ended_logins
 from fedafd.persistence.models import EndedLoginRow, utc_now
 
@@ -168,6 +173,15 @@ def test_a_session_is_read_by_every_replica_with_the_same_secret_until_it_is_ove
     assert foreign.read(cookie, now) is None
     assert one.read(cookie, now + SESSION_SECONDS + 1) is None
     assert one.form_token(session) != one.form_token(one.begin("id", "hash", now))
+
+
+async def test_a_pages_stream_ends_with_its_session(rest: Rest) -> None:
+    async with rest.context.database.snapshot() as session:
+        key = await key_by_secret(session, KEY)
+    assert key is not None
+    login = rest.context.sessions.begin(key.id, hash_secret(KEY), time.time() - SESSION_SECONDS + 2)
+    stream = _changes(rest.context, Visit(caller_of_key(key, ""), login, ""), None)
+    assert (await anext(stream)).event == "over"
 
 
 @pytest.mark.parametrize("change", ["", ".", "x", "é.é", "%00", "a.b.c.d", "AAAA." + "0" * 64])

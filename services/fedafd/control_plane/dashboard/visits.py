@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated
@@ -77,9 +78,11 @@ def cookie_of(request: Request, name: str) -> str:
 
 
 async def visitor_of(context: Context, session: AsyncSession, login: Session) -> Caller | None:
-    """The caller of a session; None where it was ended, its key is revoked, has expired, or has another secret, and
-    where the settings of the identity provider are others than at a person's login.
+    """The caller of a session; None where it is over or was ended, its key is revoked, has expired, or has another
+    secret, and where the settings of the identity provider are others than at a person's login.
     """
+    if login.expires_at <= time.time():  # a stream goes on for longer than the request that its cookie came with
+        return None
     if await has_ended(session, login.nonce):
         return None
     if login.person is not None:
