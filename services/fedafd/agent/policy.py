@@ -54,8 +54,8 @@ class SitePolicy:
     ) -> None:
         """Whether anything is done for the round. `fetch_manifest` is called where a person has to be told of the set.
 
-        `missing_bytes`: of what the task names and no older file can be a part of, how much is not here. `at_hand`: what
-        was trained for this very round before.
+        `missing_bytes`: of what the task names and no older file can be a part of, how much is not here. `at_hand`:
+        what was trained for this very round before.
 
         Raises PolicyRefusedError, and what `fetch_manifest` raises.
         """
@@ -92,7 +92,7 @@ class SitePolicy:
             _refuse(LeaveReason.POLICY_HOURS, f"it trains at {', '.join(self._policy.hours or ()) or 'no hour'}{zone}")
 
     def need_rounds(self, at_hand: PendingResult | None = None) -> None:
-        """Raise once the data were used for as many rounds as allowed; not for what is `at_hand` and has left before."""
+        """Raise once the data were used for as many rounds as allowed; not for what is `at_hand`, and left before."""
         most = self._policy.max_rounds
         if most is None:
             return

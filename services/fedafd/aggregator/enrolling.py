@@ -68,9 +68,9 @@ async def renew_certificate(
 ) -> pb.RenewCertificateResponse:
     """Another certificate of the client's key; the first of an older agent's binds its credential to the key.
 
-    Raises InvalidRequestError, ForbiddenError for another key, and UnauthenticatedError once the last one has ended, and
-    for a credential that is bound to no key where the federation takes no such: whoever copied it would bind it to a
-    key of his own.
+    Raises InvalidRequestError, ForbiddenError for another key, and UnauthenticatedError once the last one has ended,
+    and for a credential that is bound to no key where the federation takes no such: whoever copied it would bind it to
+    a key of their own.
     """
     need_bound(client, bound_only=context.bound_only)
     authority = _need(context.authority)
