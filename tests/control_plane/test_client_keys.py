@@ -46,7 +46,7 @@ async def enrolled(rest: Rest, authority: Authority, name: str = "north") -> Sit
         bound, nonce = key_id(key.public_key()), secrets.token_bytes(32)
         client, secret, _ = await enrol_client(session, token, ParticipantKind.TEXT, "1.0", nonce, bound)
         issued = authority.sign_client(key.public_key(), "trial", client.id, timedelta(days=30))
-        await bind_key(session, client.id, bound, issued.not_valid_after_utc)
+        await bind_key(session, client, bound, issued.not_valid_after_utc)
         return Site(secret, client.id, key, issued.public_bytes(Encoding.DER))
 
 

@@ -113,6 +113,23 @@ async def test_what_is_away_is_named(postgres_url: str, tmp_path: Path) -> None:
         assert (await rest.http.get("http://test/healthz")).json() == {"status": "ok"}
 
 
+async def test_strangers_are_told_what_is_away_and_not_where_it_is(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = StoreSettings(url=str(tmp_path / "store"))
+    async with in_process(settings_for(postgres_url, store, redis_url="redis://127.0.0.1:1/0")) as rest:
+        away = Database("postgresql://somebody@127.0.0.1:1/patients")
+        with monkeypatch.context() as patch:
+            patch.setattr(rest.context.database, "reading_engine", away.reading_engine)
+            answer = await rest.http.get("http://test/readyz")
+        await away.close()
+    assert answer.status_code == 503
+    told = answer.json()
+    assert told["database"] == "DatabaseUnavailableError: the database cannot be reached, or is too busy; try again"
+    assert told["redis"] == "ConnectionError: no answer; the log has the reason"
+    assert not [word for word in ("127.0.0.1", "somebody", "patients", ":1") if word in answer.text]
+
+
 @pytest.mark.parametrize(
     ("module", "process"), [("control_plane.app", "CONTROL_PLANE"), ("aggregator.server", "AGGREGATOR")]
 )

@@ -76,7 +76,7 @@ class Site:
         database = Database(self.server.database_url)
         async with database.transaction() as session:
             client = await get_client(session, "trial", name)
-            assert await bind_key(session, client.id, key_sha256, utc_now() + timedelta(days=30))
+            assert await bind_key(session, client, key_sha256, utc_now() + timedelta(days=30))
             record_event(session, "client.key_bound", federation_id="trial", actor=f"client:{name}", client=name)
         await database.close()
 

@@ -16,10 +16,11 @@ from fedafd.domain.kinds import ParticipantKind, Role
 from fedafd.domain.secrets import hash_secret
 from fedafd.persistence.api_key_repository import create_key, get_key, key_by_secret, rotate_key
 from fedafd.persistence.caller_repository import caller_by_credential
-from fedafd.persistence.client_repository import enrol_client, get_client, invite_again, invite_client
+from fedafd.persistence.client_repository import bind_key, enrol_client, get_client, invite_again, invite_client
 from fedafd.persistence.database import Database
 from fedafd.persistence.federation_repository import add_federation
 from fedafd.persistence.migrate import migrate
+from fedafd.persistence.models import utc_now
 
 HOUR = timedelta(hours=1)
 Act = Callable[[AsyncSession], Awaitable[str]]
@@ -118,3 +119,16 @@ async def test_a_secret_that_is_to_end_at_once_gets_no_overlap_of_another_rotati
     async with database.transaction() as session:
         assert await key_by_secret(session, second) is not None
         assert await key_by_secret(session, first) is None and await key_by_secret(session, old) is None
+
+
+async def test_a_credential_that_a_new_invitation_ended_is_bound_to_no_key(database: Database) -> None:
+    token = await invited(database)
+    async with database.transaction() as session:
+        credential = await enrolling(token)(session)
+        caller, _ = await caller_by_credential(session, hash_secret(credential))
+    async with database.transaction() as session:
+        assert await bind_key(session, caller, "0" * 64, utc_now() + HOUR)
+        await inviting(session)
+    async with database.transaction() as session:
+        assert not await bind_key(session, caller, "0" * 64, utc_now() + HOUR)
+        assert (await get_client(session, "trial", "north")).key_sha256 is None

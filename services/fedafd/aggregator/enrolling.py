@@ -45,7 +45,7 @@ async def enrol(context: Context, request: pb.EnrollRequest) -> pb.EnrollRespons
             )
         if authority is not None and key is not None:
             issued = authority.sign_client(key, client.federation_id, client.id, context.certificate_lifetime)
-            await bind_key(session, client.id, key_id(key), issued.not_valid_after_utc)
+            await bind_key(session, client, key_id(key), issued.not_valid_after_utc)
             answer.certificate, answer.authority = _der(issued), authority.certificate_der()
         if new:
             record_event(
@@ -83,9 +83,10 @@ async def renew_certificate(
         )
     issued = authority.sign_client(key, client.federation_id, client.id, context.certificate_lifetime)
     async with context.database.transaction() as session:
-        if not await bind_key(session, client.id, key_id(key), issued.not_valid_after_utc):
+        if not await bind_key(session, client, key_id(key), issued.not_valid_after_utc):
             raise ForbiddenError(
-                f"client {client.name}: its credential is bound to another key; a new key needs a new invitation"
+                f"client {client.name}: its credential is bound to another key, or void; a new key needs a new"
+                " invitation"
             )
         record_event(
             session,

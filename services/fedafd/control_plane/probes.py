@@ -10,12 +10,15 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from fedafd.control_plane.context import Context, ContextDep
+from fedafd.domain.errors import FedafdError
 from fedafd.persistence.migrate import schema_problem
+from fedafd.telemetry.logging import get_logger
 
 __all__ = ["Health", "Readiness", "router"]
 
 router = APIRouter(tags=["probes"])
 _SECONDS = 5.0
+_log = get_logger(__name__)
 
 
 class Health(BaseModel):
@@ -65,7 +68,7 @@ async def _schema(context: Context) -> str:
     try:
         return await schema_problem(context.database, newer_is_fine=True) or "ok"
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return _words(error)
 
 
 def _use_store(context: Context) -> None:
@@ -87,5 +90,14 @@ async def _checked(work: Awaitable[object]) -> str:
         async with asyncio.timeout(_SECONDS):
             await work
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'}"
+        return _words(error)
     return "ok"
+
+
+def _words(error: Exception) -> str:
+    """What strangers may read: our own words, and no text of a library's, which may name hosts, users and files."""
+    name = type(error).__name__
+    if isinstance(error, FedafdError) and str(error):
+        return f"{name}: {str(error).splitlines()[0]}"
+    _log.warning("probe.failed", reason=f"{name}: {error}")
+    return f"{name}: no answer; the log has the reason"

@@ -12,6 +12,7 @@ from fedafd.domain.errors import AlreadyEnrolledError, ConflictError, NotFoundEr
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.plain_text import plain_text
 from fedafd.domain.secrets import SecretKind, derived_secret, hash_secret, new_secret, token_and_pin
+from fedafd.persistence.caller_repository import CallingClient
 from fedafd.persistence.database import affected_rows
 from fedafd.persistence.models import ClientRow, utc_now
 
@@ -123,10 +124,12 @@ async def enrol_client(
     return row, credential, True
 
 
-async def bind_key(session: AsyncSession, client_id: str, key_sha256: str, until: datetime) -> bool:
-    """Bind the client's credential to this key, whose certificate ends then; False if it is bound to another one."""
+async def bind_key(session: AsyncSession, client: CallingClient | ClientRow, key_sha256: str, until: datetime) -> bool:
+    """Bind the client's credential to this key, whose certificate ends then; False if it is bound to another one, or
+    is not the client's any more."""
     free = or_(ClientRow.key_sha256.is_(None), ClientRow.key_sha256 == key_sha256)
-    bound = update(ClientRow).where(ClientRow.id == client_id, free)
+    valid = ClientRow.credential_hash == client.credential_hash, ClientRow.revoked_at.is_(None)
+    bound = update(ClientRow).where(ClientRow.id == client.id, free, *valid)
     return await affected_rows(session, bound.values(key_sha256=key_sha256, certificate_until=until)) == 1
 
 

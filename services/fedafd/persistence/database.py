@@ -166,14 +166,22 @@ class Database:
             self._writing.release()
 
     async def ping(self) -> None:
-        """Raise unless the database answers; a server also tells the time, by which this process goes from then on."""
+        """Raise DatabaseUnavailableError unless the database answers.
+
+        A server also tells the time, by which this process goes from then on.
+        """
         asked_at = monotonic()
+        with _translated():
+            now = await self._asked_time()
+        if now is not None:
+            shared_clock.set(now, asked_at)
+
+    async def _asked_time(self) -> datetime | None:
         async with self.reading_engine.connect() as connection:
             if self.is_sqlite:  # the processes of one machine share its clock
                 await connection.execute(text("SELECT 1"))
-                return
-            now = await connection.scalar(text("SELECT clock_timestamp()"))
-        shared_clock.set(cast("datetime", now), asked_at)
+                return None
+            return cast("datetime", await connection.scalar(text("SELECT clock_timestamp()")))
 
     async def keep_time(self, seconds: float = 30.0) -> None:
         """Look at the database's clock, now and again and again, until cancelled; one that is away is asked later."""
