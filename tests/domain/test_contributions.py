@@ -35,3 +35,8 @@ def test_a_position_whose_weight_is_not_known_has_no_contribution() -> None:
     metrics = contribution_metrics({1: Contribution(weight=0.5), 2: Contribution(weight=0.25, similarity=0.1)})
     del metrics["2/weight"]
     assert contributions_of(metrics) == {1: Contribution(weight=0.5)}
+
+
+def test_a_metric_of_no_client_is_passed_over() -> None:
+    """A look at a round would fail for it, again and again, and the round would stand still."""
+    assert contributions_of({"seconds": 1.0, "rounds/weight": 1.0, "0/weight": 1.0}) == {0: Contribution(weight=1.0)}

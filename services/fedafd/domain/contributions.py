@@ -50,7 +50,8 @@ def contributions_of(metrics: Mapping[str, float]) -> dict[int, Contribution]:
     by_position: dict[int, dict[str, float]] = {}
     for name, value in metrics.items():
         position, _, part = name.partition("/")
-        by_position.setdefault(int(position), {})[part] = value
+        if position.isdecimal():  # no other is of a client, whichever version of the distiller has it
+            by_position.setdefault(int(position), {})[part] = value
     return {
         position: Contribution(
             weight=parts[_WEIGHT],
