@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.cli.in_process import run_fedafd
 from tests.cli.remote import KEY, ControlPlane, Run
-
-from fedafd.cli.main import main
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +31,7 @@ def environment(control_plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def run(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedafd", *arguments])
-        capsys.readouterr()  # what this process logged itself, if a test before has set its logging up
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
+        return run_fedafd(monkeypatch, capsys, *arguments)
 
     return call
 

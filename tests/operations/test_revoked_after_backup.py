@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -12,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.cli.in_process import run_fedafd
 from tests.cli.remote import KEY, ControlPlane
 
-from fedafd.cli.main import main
 from fedafd.domain.errors import UnauthenticatedError
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.secrets import hash_secret
@@ -43,12 +42,8 @@ class Site:
         return out
 
     def ended(self, *arguments: str) -> tuple[int, str]:
-        self._patch.setattr(sys, "argv", ["fedafd", *arguments])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = self._capsys.readouterr()
-        return int(ended.value.code or 0), told.out or told.err
+        code, out, err = run_fedafd(self._patch, self._capsys, *arguments)
+        return code, out or err
 
     def back_up(self) -> None:
         with closing(sqlite3.connect(self.file)) as live, closing(sqlite3.connect(self.backup)) as copy:

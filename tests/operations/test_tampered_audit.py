@@ -7,7 +7,6 @@ that docs/operator.md says what is so.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
+from tests.cli.in_process import run_fedafd
 from tests.cli.remote import KEY, ControlPlane
 from tests.databases import own_database
 
-from fedafd.cli.main import main
 from fedafd.domain.audit_chain import START, AuditEntry, entry_hash
 from fedafd.persistence.database import Database, driver_url
 from fedafd.persistence.event_repository import newest_events
@@ -60,12 +59,8 @@ class Log:
         self.do("DELETE FROM events", f"INSERT INTO events ({COLUMNS}) SELECT {COLUMNS} FROM saved")
 
     def run(self, *arguments: str) -> tuple[int, str]:
-        self._patch.setattr(sys, "argv", ["fedafd", *arguments])
-        self._capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        told = self._capsys.readouterr()
-        return int(ended.value.code or 0), told.out or told.err
+        code, out, err = run_fedafd(self._patch, self._capsys, *arguments)
+        return code, out or err
 
     def invite(self, server: ControlPlane, name: str) -> int:
         body = {"name": name, "kind": "image"}

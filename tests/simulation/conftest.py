@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cli.in_process import run_fedafd
 from tests.simulation.simulated import Simulate, Simulated
 from tests.simulation.test_simulate import command
-
-from fedafd.cli.main import main
 
 
 @pytest.fixture
@@ -25,10 +23,6 @@ def simulate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
     def call(experiment: dict[str, Any], *more: str) -> Simulated:
         _, _, _, *arguments = command(tmp_path, experiment, *more)
-        monkeypatch.setattr(sys, "argv", ["fedafd", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Simulated(int(ended.value.code or 0), *capsys.readouterr())
+        return Simulated(*run_fedafd(monkeypatch, capsys, *arguments))
 
     return call

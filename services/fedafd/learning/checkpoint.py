@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping
@@ -13,11 +12,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from fedafd.artifacts.headers import need_few_tensors, read_meta
+from fedafd.artifacts.headers import read_meta
 from fedafd.domain.errors import DataError
+from fedafd.learning.tensor_bytes import tensors_of
 
 __all__ = ["Checkpoint", "InPlace", "Snapshot", "tensors_below", "write_tensors"]
 
@@ -107,8 +107,7 @@ class Checkpoint:
     def from_bytes(cls, blob: bytes) -> Checkpoint:
         """Raises DataError for anything that to_bytes did not make."""
         try:
-            need_few_tensors(io.BytesIO(blob))
-            return cls(dict(load(blob)), read_meta(blob))
+            return cls(tensors_of(blob), read_meta(blob))
         except (ValueError, RecursionError, SafetensorError) as error:
             raise DataError(f"not a readable state: {error}") from error
 

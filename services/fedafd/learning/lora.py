@@ -8,7 +8,6 @@ merged where it is read. Any other model's folder holds their sum under the laye
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
-from fedafd.artifacts.headers import need_few_tensors
 from fedafd.domain.config import EncoderConfig, LoraConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.learning.encoders import Encoder
+from fedafd.learning.tensor_bytes import tensors_of
 
 __all__ = ["BASE", "add_adapters", "merge_folder", "merged_encoder", "merged_files", "merged_tensors"]
 
@@ -113,8 +112,7 @@ def merged_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
         described = json.loads(files[_CONFIG])
         if described["encoder"].get("trainable") != "lora":
             return dict(files)
-        need_few_tensors(io.BytesIO(files[_WEIGHTS]))
-        tensors = load(files[_WEIGHTS])
+        tensors = tensors_of(files[_WEIGHTS])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise DataError(f"model folder: describes no encoder that its weights are of: {error!r}") from None
     plain, merged = merged_encoder(described, tensors, "model folder")

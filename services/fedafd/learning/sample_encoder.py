@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from fedafd.artifacts.headers import need_few_tensors
 from fedafd.domain.config import EncoderConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.kinds import Modality
@@ -31,6 +29,7 @@ from fedafd.learning.image_processor import image_reading
 from fedafd.learning.images import fit_of, image_pixels, scaled
 from fedafd.learning.lora import add_adapters
 from fedafd.learning.sentence_folder import text_reading
+from fedafd.learning.tensor_bytes import tensors_of
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
 from fedafd.learning.trainable import freeze_backbone
@@ -123,9 +122,7 @@ class SampleEncoder(nn.Module):
         """Read back what to_files made. Raises DataError naming the file that is missing or does not fit."""
         source = f"model folder {prefix.rstrip('/') or '.'}"
         try:
-            config, content = json.loads(files[f"{prefix}config.json"]), files[f"{prefix}model.safetensors"]
-            need_few_tensors(io.BytesIO(content))
-            weights = load(content)
+            config, weights = json.loads(files[f"{prefix}config.json"]), tensors_of(files[f"{prefix}model.safetensors"])
         except KeyError as error:
             raise DataError(f"{source}: file {error} is missing") from None
         except (ValueError, RecursionError, SafetensorError) as error:
