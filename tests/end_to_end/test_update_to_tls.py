@@ -25,6 +25,7 @@ from fedafd.rpc.credentials import bearer_metadata
 from fedafd.storage import StoreSettings
 
 PLAINTEXT = "FEDAFD_AGGREGATOR_PLAINTEXT"
+REQUIRE_KEYS = "FEDAFD_AGGREGATOR_REQUIRE_CLIENT_KEYS"
 
 
 class OffLoopback(Trial):
@@ -85,7 +86,8 @@ def test_a_deployment_without_tls_goes_over_site_by_site(
     (site / "history.keep").write_text("what the site has")
 
     # 1. The server is updated, and goes on without TLS.
-    trial = OffLoopback(supervisor, backends, tmp_path, distiller=False, settings={PLAINTEXT: "true"})
+    of_the_update = {PLAINTEXT: "true", REQUIRE_KEYS: "false"}
+    trial = OffLoopback(supervisor, backends, tmp_path, distiller=False, settings=of_the_update)
     assert trial.distiller_gets_through(plaintext=True)
 
     # 2. The agent is updated, with `plaintext: true`: it makes its key and goes on.
@@ -98,7 +100,8 @@ def test_a_deployment_without_tls_goes_over_site_by_site(
     # 3. The server speaks TLS: to distillers by the token that they share, and to nobody without.
     (running,) = (child for child in supervisor.children if child.name == "aggregator")
     trial.kill(running)
-    del trial.services._settings[PLAINTEXT]
+    for name in of_the_update:
+        del trial.services._settings[name]
     trial.services.start_aggregator()
     trial.until(lambda: trial.distiller_gets_through(plaintext=None), "a distiller")
     assert not trial.distiller_gets_through(plaintext=True)
