@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from fedafd.domain.config import SharingConfig
 from fedafd.domain.errors import (
     ArtifactCorruptError,
+    BundleError,
     ConfigurationError,
     DataError,
     FedafdError,
+    PublicSetError,
     StorageFullError,
 )
 from fedafd.domain.leaving import CLIENT_METRICS, Activity, ActivityKind, LeaveReason
@@ -30,6 +32,8 @@ _MOST_STEPS = 2**31 - 1
 
 _BY_CODE: Mapping[str, LeaveReason] = {
     DataError.code: LeaveReason.DATA_UNUSABLE,
+    PublicSetError.code: LeaveReason.PUBLIC_SET_UNUSABLE,
+    BundleError.code: LeaveReason.BUNDLE_UNUSABLE,
     ConfigurationError.code: LeaveReason.CONFIGURATION_UNSUITABLE,
     StorageFullError.code: LeaveReason.DISK_FULL,
     ArtifactCorruptError.code: LeaveReason.DOWNLOAD_CORRUPT,

@@ -26,7 +26,8 @@ from fedafd.datasets.parquet_files import bounded_batches
 from fedafd.datasets.pixels import PixelCache, resized_all
 from fedafd.datasets.samples import LazyImages, PairSplit
 from fedafd.datasets.texts import sound_text
-from fedafd.domain.errors import ArtifactCorruptError, DataError
+from fedafd.domain.blame import blaming
+from fedafd.domain.errors import ArtifactCorruptError, DataError, PublicSetError
 from fedafd.domain.hashing import file_sha256, sha256_of
 
 __all__ = ["MANIFEST_NAME", "Manifest", "PublicImages", "PublicSet", "Shard", "read_manifest", "write_public_set"]
@@ -65,12 +66,12 @@ class PublicSet:
 
     @classmethod
     def open(cls, folder: Path) -> PublicSet:
-        """The set in `folder`, as write_public_set left it; raises DataError if a file is missing."""
+        """The set in `folder`, as write_public_set left it; raises PublicSetError if a file is missing."""
         manifest = read_manifest((folder / MANIFEST_NAME).read_bytes() if (folder / MANIFEST_NAME).is_file() else b"")
         files = {shard.name: folder / shard.name for shard in manifest.shards}
         for path in files.values():
             if not path.is_file():
-                raise DataError(f"{path}: missing, but named by {folder / MANIFEST_NAME}")
+                raise PublicSetError(f"{path}: missing, but named by {folder / MANIFEST_NAME}")
         return cls(manifest, files)
 
     def with_shards(self, shards: Sequence[Shard]) -> PublicSet:
@@ -80,10 +81,12 @@ class PublicSet:
     def split(self, name: str) -> PairSplit:
         """One split's samples. Checks each shard's hash, once per process and file; images are read when asked for.
 
-        Raises ArtifactCorruptError for a wrong hash, DataError for a bad table or a split that the set does not have.
+        Raises ArtifactCorruptError for a wrong hash, PublicSetError for a bad table or a split that the set does not
+        have.
         """
         if name not in self._splits:
-            self._splits[name] = self._read(name)
+            with blaming(PublicSetError):
+                self._splits[name] = self._read(name)
         return self._splits[name]
 
     def _read(self, name: str) -> PairSplit:
@@ -125,8 +128,12 @@ class PublicImages(LazyImages):
         self._last_group: tuple[int, list[bytes]] = (-1, [])
 
     def resized(self, fit: ImageFit | int) -> NDArray[np.uint8]:
-        """All of them brought to one size, uint8 [n, 3, S, S]; from the cache where there is one. Raises DataError."""
-        resized = resized_all(self, fit) if self._cache is None else self._cache.pixels(self._key, self, fit)
+        """All of them brought to one size, uint8 [n, 3, S, S]; from the cache where there is one.
+
+        Raises PublicSetError.
+        """
+        with blaming(PublicSetError):
+            resized = resized_all(self, fit) if self._cache is None else self._cache.pixels(self._key, self, fit)
         self._last_group = (-1, [])
         return resized
 

@@ -12,6 +12,7 @@ __all__ = [
     "AlreadyEnrolledError",
     "ArtifactCorruptError",
     "ArtifactNotFoundError",
+    "BundleError",
     "ConcurrentChangeError",
     "ConfigurationError",
     "ConflictError",
@@ -27,6 +28,7 @@ __all__ = [
     "MethodNotAllowedError",
     "NotFoundError",
     "ProofStaleError",
+    "PublicSetError",
     "PublicSetMismatchError",
     "QueriesUnavailableError",
     "RangeNotSatisfiableError",
@@ -126,6 +128,18 @@ class DataError(FedafdError):
     """A data set is unreadable, empty or malformed; the message names the file and the place in it."""
 
     code = "invalid-data"
+
+
+class PublicSetError(DataError):
+    """A public set cannot be read: it is nobody's private data that are at fault."""
+
+    code = "public-set-unusable"
+
+
+class BundleError(DataError):
+    """A global encoder cannot be loaded from its bundle."""
+
+    code = "bundle-unusable"
 
 
 class UnauthenticatedError(FedafdError):
@@ -311,6 +325,8 @@ ERROR_STATUS: dict[type[FedafdError], Status] = {
     ConfigurationError: Status(422, "INVALID_ARGUMENT"),
     StateUnusableError: Status(422, "INVALID_ARGUMENT"),
     DataError: Status(422, "INVALID_ARGUMENT"),
+    PublicSetError: Status(422, "INVALID_ARGUMENT"),
+    BundleError: Status(422, "INVALID_ARGUMENT"),
     UnauthenticatedError: Status(401, "UNAUTHENTICATED"),
     ProofStaleError: Status(401, "UNAUTHENTICATED"),
     ForbiddenError: Status(403, "PERMISSION_DENIED"),

@@ -34,6 +34,8 @@ class LeaveReason(StrEnum):
 
     NOT_TOLD = "not-told"
     DATA_UNUSABLE = "data-unusable"
+    PUBLIC_SET_UNUSABLE = "public-set-unusable"
+    BUNDLE_UNUSABLE = "bundle-unusable"
     CONFIGURATION_UNSUITABLE = "configuration-unsuitable"
     WEIGHTS_NOT_SHARED = "weights-not-shared"
     STATE_UNUSABLE = "state-unusable"
@@ -68,6 +70,14 @@ class LeaveReason(StrEnum):
 _WORDS: Mapping[LeaveReason, str] = {
     LeaveReason.NOT_TOLD: "it gave no reason; the log of the site's agent may have one",
     LeaveReason.DATA_UNUSABLE: "its private data cannot be used; the log of the site's agent names what and where",
+    LeaveReason.PUBLIC_SET_UNUSABLE: (
+        "it could not read the federation's public set, which is no fault of its own data; the log of the site's agent"
+        " names the shard or the sample, and the federation needs a public set without it"
+    ),
+    LeaveReason.BUNDLE_UNUSABLE: (
+        "it could not load a global encoder that the server sent; the log of the site's agent says why. Its agent may"
+        " be older than the federation"
+    ),
     LeaveReason.CONFIGURATION_UNSUITABLE: (
         "its configuration does not fit the federation's or its machine; the log of the site's agent names the key"
     ),

@@ -18,8 +18,9 @@ from torch import Tensor
 from fedafd.algorithm.centring import public_mean
 from fedafd.artifacts.folders import unpack_folder
 from fedafd.datasets.samples import ClientData, PairSplit, Split, TextSplit
+from fedafd.domain.blame import blaming
 from fedafd.domain.config import AveragingMode, EncoderConfig, FederationConfig, FusionMode, usual_task
-from fedafd.domain.errors import DataError, StateUnusableError
+from fedafd.domain.errors import BundleError, DataError, StateUnusableError
 from fedafd.domain.kinds import ClientKind, Modality, in_order
 from fedafd.domain.seeds import derive_seed
 from fedafd.domain.state_cases import AFRESH, Difference
@@ -156,10 +157,11 @@ class LocalSite:
         self.public = PairTensors(sent.public, self.encoders) if sent.public is not None else None
         if self.public is not None:
             self.public.keep_on(self.device)
-        self._frozen = {
-            m: SampleEncoder.from_files(merged_files(unpack_folder(sent.bundles[m]))).to(self.device)
-            for m in self.kind.modalities
-        }
+        with blaming(BundleError):
+            self._frozen = {
+                m: SampleEncoder.from_files(merged_files(unpack_folder(sent.bundles[m]))).to(self.device)
+                for m in self.kind.modalities
+            }
         encode_in(self._frozen.values(), self.config.client.encode_autocast, self.device)
         self._stand_beside()
 

@@ -59,6 +59,8 @@ class LeaveReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     LEAVE_REASON_POLICY_APPROVAL: _ClassVar[LeaveReason]
     LEAVE_REASON_POLICY_DOWNLOAD: _ClassVar[LeaveReason]
     LEAVE_REASON_POLICY_PRETRAINED: _ClassVar[LeaveReason]
+    LEAVE_REASON_PUBLIC_SET_UNUSABLE: _ClassVar[LeaveReason]
+    LEAVE_REASON_BUNDLE_UNUSABLE: _ClassVar[LeaveReason]
 CLIENT_ACTIVITY_UNSPECIFIED: ClientActivity
 CLIENT_ACTIVITY_DOWNLOADING: ClientActivity
 CLIENT_ACTIVITY_READING_DATA: ClientActivity
@@ -97,6 +99,8 @@ LEAVE_REASON_POLICY_ROUNDS: LeaveReason
 LEAVE_REASON_POLICY_APPROVAL: LeaveReason
 LEAVE_REASON_POLICY_DOWNLOAD: LeaveReason
 LEAVE_REASON_POLICY_PRETRAINED: LeaveReason
+LEAVE_REASON_PUBLIC_SET_UNUSABLE: LeaveReason
+LEAVE_REASON_BUNDLE_UNUSABLE: LeaveReason
 
 class EnrollRequest(_message.Message):
     __slots__ = ("token", "kind", "software", "nonce", "certificate_request")
