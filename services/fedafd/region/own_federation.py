@@ -32,7 +32,7 @@ from fedafd.persistence.following_repository import (
     note_receipt,
     open_following_rounds,
 )
-from fedafd.persistence.look_repository import look_at_parts, look_at_stages
+from fedafd.persistence.look_repository import ClientLook, PartLook, look_at_parts, look_at_stages
 from fedafd.persistence.models import FederationRow, RoundRow
 from fedafd.persistence.participation_repository import clients_in, clients_with, list_participations
 from fedafd.persistence.round_repository import get_round
@@ -147,14 +147,13 @@ class OwnFederation:
         roots = {modality: plan.root for modality, plan in plans.items() if plan.root is not None}
         if not roots or not all(plan.settled for plan in plans.values()):
             raise RoundClosedError(f"round {row.number} of federation {self.name} has not merged its states")
-        delivered = [(p, client) for p, client in cohort if p.state == ParticipationState.DELIVERED.value]
-        counts = {m: sum(clients_with(part, client, m) for part, client in delivered) for m in roots}
-        if not all(counts.values()):
+        counted = [(part, client) for part, client in cohort if any(_counts_in(part, client, m) for m in roots)]
+        if not all(any(_counts_in(part, client, m) for part, client in counted) for m in roots):
             raise ConflictError(f"round {row.number} of federation {self.name}: a state stands for no client")
         states = {m: await asyncio.to_thread(self._read, entry) for m, entry in roots.items()}
         return encode_merged_states(
             states,
-            total=sum(clients_in(part, client) for part, client in delivered),
+            total=sum(clients_in(part, client) for part, client in counted),
             public_set_sha256=row.public_set_sha256,
             global_sha256=SharedOutputs.of(prepared).global_representations["sha256"],
         )
@@ -188,6 +187,14 @@ class OwnFederation:
     def _put_missing(self, key: str, file: Path) -> None:
         if self._store.stat(key) is None:
             self._store.put_file(key, file)
+
+
+def _counts_in(part: PartLook, client: ClientLook, modality: Modality) -> bool:
+    """Whether a merged state holds anything of the client: it delivered the modality, and was not left out of it."""
+    if part.state != ParticipationState.DELIVERED.value or not clients_with(part, client, modality):
+        return False
+    contribution = (part.contributions or {}).get(modality.value)
+    return contribution is None or not contribution["left_out"]
 
 
 def _prepared(federation: str, task: pb.TrainTask) -> dict[str, ArtifactRef]:
