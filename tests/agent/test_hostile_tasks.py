@@ -31,6 +31,10 @@ HOSTILE: dict[str, tuple[Callable[[pb.TrainTask], object], LeaveReason]] = {
         LeaveReason.CONFIGURATION_UNSUITABLE,
     ),
     "no public set": (lambda task: task.ClearField("public_set"), LeaveReason.TASK_NOT_UNDERSTOOD),
+    "the manifest of another public set": (
+        lambda task: setattr(task, "public_set_sha256", "0" * 64),
+        LeaveReason.TASK_NOT_UNDERSTOOD,
+    ),
     "no encoder": (lambda task: task.ClearField("encoder_bundles"), LeaveReason.TASK_NOT_UNDERSTOOD),
     "two encoders of images": (
         lambda task: task.encoder_bundles.add(sha256="0" * 64, size_bytes=5, purpose="encoder-bundle/image"),

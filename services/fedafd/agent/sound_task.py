@@ -38,6 +38,8 @@ def need_understood(task: pb.TrainTask) -> None:
         raise InvalidRequestError(f"the task is of round {task.round_number}; rounds are counted from 1")
     if not task.public_set:
         raise InvalidRequestError("the task names no public set")
+    if task.public_set[0].sha256 != task.public_set_sha256:
+        raise InvalidRequestError("the task names one public set, and has the manifest of another")
     if not task.encoder_bundles:
         raise InvalidRequestError("the task names no encoder bundle")
     hashes: dict[Modality, str] = {}

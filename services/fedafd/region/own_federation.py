@@ -38,6 +38,7 @@ from fedafd.persistence.participation_repository import clients_in, clients_with
 from fedafd.persistence.round_repository import get_round
 from fedafd.persistence.stage_repository import list_stages, stage_outputs
 from fedafd.proto.v1 import aggregator_pb2 as pb
+from fedafd.region.whole_task import need_whole_set
 from fedafd.storage import ObjectStore
 from fedafd.storage.store import get_verified
 
@@ -100,7 +101,8 @@ class OwnFederation:
     ) -> RoundRow:
         """Queue the part of an upper round; `files`: what the task names, by hash. Harmless if it has begun.
 
-        Raises ConfigurationError where merged states do not suffice, ConflictError.
+        `task` has all that a round begins with (`need_whole`). Raises ConfigurationError where merged states do not
+        suffice, ConflictError, DataError and InvalidRequestError for a public set that is not whole.
         """
         check_regions(config)
         entries = _prepared(self.name, task)
@@ -176,6 +178,7 @@ class OwnFederation:
     def _store_all(self, task: pb.TrainTask, entries: Mapping[str, ArtifactRef], files: Mapping[str, Path]) -> Manifest:
         content = files[task.public_set_sha256].read_bytes()
         manifest, name = read_manifest(content), task.public_set_sha256
+        need_whole_set(task, manifest)
         for shard in manifest.shards:
             if shard.sha256 in files:
                 self._put_missing(public_set_shard(name, shard.name), files[shard.sha256])

@@ -8,7 +8,6 @@ if it was delivered, else it is cancelled.
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from fedafd.agent.patching import patch_of_last
 from fedafd.agent.patient_calls import StopRequestedError
 from fedafd.agent.renewal import Renewal
 from fedafd.agent.session import AgentSession
+from fedafd.agent.sound_task import decoded_configuration
 from fedafd.agent.state import Credential, StateDirectory
 from fedafd.domain.addresses import split_address
 from fedafd.domain.config import SharingConfig, parse_federation_config
@@ -46,6 +46,7 @@ from fedafd.persistence.models import RoundRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.region.metrics import RegionMetrics
 from fedafd.region.own_federation import OwnFederation, Standing
+from fedafd.region.whole_task import need_whole
 from fedafd.telemetry.logging import bind_context, get_logger
 from fedafd.telemetry.metrics import start_metrics_server
 
@@ -164,6 +165,7 @@ class Region:
 
     async def _take_part(self, connection: AggregatorConnection, task: pb.TrainTask) -> None:
         try:
+            need_whole(task)
             files = await self._fetched(connection, task)
             row = await self._own.find(task.round_id) or await self._begun(task, files)
             await self._follow(connection, task, row, files)
@@ -175,16 +177,19 @@ class Region:
                 await self._own.end(begun.id, RoundState.CANCELLED, _WITHOUT_IT)
         except (StopRequestedError, *_FATAL):
             raise
-        except (FedafdError, OSError) as error:
+        except Exception as error:
             # A full disk may pass, too, but nobody knows when: the upper round goes on without the region.
             if isinstance(error, FedafdError) and error.retryable and not isinstance(error, StorageFullError):
                 raise
-            _log.error("region.round_failed", reason=str(error), code=getattr(error, "code", type(error).__name__))
+            # One bad round must not end the region, whatever is wrong with it.
+            expected = isinstance(error, FedafdError | OSError)
+            code = getattr(error, "code", type(error).__name__)
+            _log.error("region.round_failed", reason=str(error), code=code, exc_info=not expected)
             await self._leave(connection, task, departure_of(error, SharingConfig()))
 
     async def _begun(self, task: pb.TrainTask, files: dict[str, Path]) -> RoundRow:
         config = parse_federation_config(
-            json.loads(task.federation_config_json), "the upper federation's configuration"
+            decoded_configuration(task.federation_config_json), "the upper federation's configuration"
         )
         row = await self._own.begin(task, config, files, deadline_share=self._config.deadline_share)
         _log.info("region.round_begun", federation=self._own.name)
