@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from tests.servers import ROOT
 
 from fedafd.cli.main import main
 
@@ -90,3 +91,20 @@ def test_nothing_that_a_terminal_obeys_is_printed(
     assert "Traceback" not in printed
     assert not any(mark in printed for mark in "\x1b\x07\r\x9b\u202e"), repr(printed)
     assert (ended.value.code or 0) == (0 if command in ("round show 1", "round list", "events") else ended.value.code)
+
+
+def test_no_remote_command_prints_without_the_one_function_that_takes_them_out() -> None:
+    """Any answer may hold anything: also those of commands that are not called above."""
+    folder = ROOT / "services" / "fedafd" / "cli" / "remote"
+    found = {
+        f"{path.name}: {line.strip()}"
+        for path in folder.glob("*.py")
+        if path.name != "output.py"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "typer.echo(" in line and "plain_text(" not in line
+    }
+    assert found == {
+        "federations.py: " + 'typer.echo("Its name, to go on: ", err=True, nl=False)'
+        "  # typer's own prompt writes to standard output, too",
+        "options.py: typer.echo(",
+    }

@@ -53,6 +53,7 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind
+from fedafd.domain.plain_text import plain_text
 from fedafd.domain.process_errors import PolicyRefusedError, WeightsNotSharedError
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.telemetry.logging import bind_context, get_logger
@@ -63,6 +64,8 @@ __all__ = ["Agent"]
 _AFTER_ERROR_SECONDS = 5.0
 _KEEP_SESSION_SECONDS = 10.0
 """Well below the aggregator's lease on a session."""
+_LONGEST_REASON = 300
+"""Characters of why to wait, as the federation says it, that are kept and shown."""
 _log = get_logger(__name__)
 T = TypeVar("T")
 
@@ -197,8 +200,9 @@ class Agent:
                 note_task(self._state.root, round_number=task.round_number, deadline=until)
                 await self._participate(connection, task)
             else:
-                note_task(self._state.root, reason=answer.idle.reason)
-                _log.info("agent.idle", reason=answer.idle.reason)
+                why = plain_text(answer.idle.reason[:_LONGEST_REASON])
+                note_task(self._state.root, reason=why)
+                _log.info("agent.idle", reason=why)
 
     async def _participate(self, connection: AggregatorConnection, task: pb.TrainTask) -> None:
         traced = span_below(task.traceparent or None, "participation", kind="CONSUMER", round=task.round_number)

@@ -13,6 +13,7 @@ import typer
 from fedafd.cli.output_file import need_writable_file
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import ClientKind
+from fedafd.domain.plain_text import plain_text
 
 if TYPE_CHECKING:
     from fedafd.agent.proposal import DataProposal
@@ -80,14 +81,14 @@ def _describe(proposal: DataProposal) -> None:
     data = proposal.data
     counts = ", ".join(f"{name} {len(split)}" for name, split in _splits(proposal).items())
     where = "" if proposal.path is None else f"{proposal.path}: "
-    typer.echo(f"{where}{proposal.kind.value} data, read by {proposal.adapter}")
+    typer.echo(plain_text(f"{where}{proposal.kind.value} data, read by {proposal.adapter}"))
     typer.echo(f"samples: {counts}")
     if data.labels:
         more = f" and {len(data.labels) - 8} more" if len(data.labels) > 8 else ""
         what = "classes" if proposal.task is None else "labels, several a sample"
-        typer.echo(f"{what}: {len(data.labels)} ({', '.join(data.labels[:8])}{more})")
+        typer.echo(plain_text(f"{what}: {len(data.labels)} ({', '.join(data.labels[:8])}{more})"))
     for note in data.listing.notes:
-        typer.echo(f"note: {note}")
+        typer.echo(plain_text(f"note: {note}"))
 
 
 def _splits(proposal: DataProposal) -> dict[str, Any]:

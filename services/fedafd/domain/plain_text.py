@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["plain_text"]
+__all__ = ["OBEYED", "plain_text"]
 
-_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 """C0 and C1 controls with line ends and tabs, line separators, and the marks of https://unicode.org/reports/tr9."""
 
 
 def plain_text(text: str) -> str:
     """`text` on one line, with a space in place of what a terminal obeys; none at either end."""
-    return _OBEYED.sub(" ", text).strip()
+    return OBEYED.sub(" ", text).strip()

@@ -8,6 +8,7 @@ A process may bring sentences for its events; without one an event's own name is
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 import traceback
@@ -15,14 +16,13 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from fedafd.domain.errors import FedafdError
+from fedafd.domain.plain_text import OBEYED
 
 __all__ = ["ConsoleLines"]
 
 _HIDDEN = frozenset({"timestamp", "level", "logger", "process", "event", "reason", "exc_info", "stack", "exception"})
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != 9}
-"""What could move the cursor or hide text, such as in a file's name."""
 
 
 class ConsoleLines:
@@ -61,8 +61,13 @@ class ConsoleLines:
 
 
 def _plain(value: Any) -> str:
+    """In one line, with what could move the cursor, hide text or turn it around, as in a file's name, written out."""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text.translate(_CONTROL)
+    return OBEYED.sub(_shown, text)
+
+
+def _shown(obeyed: re.Match[str]) -> str:
+    return "".join(c if c == "\t" else c.encode("unicode_escape").decode() for c in obeyed[0])
 
 
 def _trace(event: Mapping[str, Any]) -> str:
@@ -70,4 +75,5 @@ def _trace(event: Mapping[str, Any]) -> str:
     error = info if isinstance(info, BaseException) else (info if isinstance(info, tuple) else sys.exc_info())[1]
     if not info or error is None or isinstance(error, FedafdError):
         return ""
-    return "\n" + "".join(traceback.format_exception(error)).rstrip()
+    lines = "".join(traceback.format_exception(error)).rstrip().split("\n")
+    return "\n" + "\n".join(map(_plain, lines))

@@ -9,7 +9,7 @@ import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
-from fedafd.cli.remote.output import print_table, short_time
+from fedafd.cli.remote.output import print_line, print_table, short_time
 from fedafd.client import operations
 from fedafd.client.answers import Client, ForgottenData
 from fedafd.domain.counted import byte_size
@@ -52,14 +52,15 @@ def invite(
     if output.is_data:
         print_answer(invitation, output)
         return
-    typer.echo(f"{name} is invited as {invitation['kind']} client; its token is good once, until", err=True, nl=False)
     there = (
         "In the region: fedafd region run"
         if invitation["kind"] == ParticipantKind.REGION
         else "At the site: fedafd agent init, then fedafd agent run"
     )
-    typer.echo(f" {short_time(invitation['token_expires_at'])}. {there} --token <token>", err=True)
-    typer.echo(invitation["enrolment_token"])
+    until = short_time(invitation["token_expires_at"])
+    invited = f"{name} is invited as {invitation['kind']} client; its token is good once, until {until}"
+    print_line(f"{invited}. {there} --token <token>", err=True)
+    print_line(invitation["enrolment_token"])
 
 
 @client_app.command("list", cls=AnswerCommand)
@@ -136,7 +137,7 @@ def revoke(
 ) -> None:
     """Revoke a client: its credential and token are refused from now on."""
     client = connect(url, api_key).ask(operations.REVOKE_CLIENT, federation, name)
-    print_answer(client, output) if output.is_data else typer.echo(f"client {name} is revoked")
+    print_answer(client, output) if output.is_data else print_line(f"client {name} is revoked")
 
 
 @client_app.command("forget", cls=AnswerCommand)
@@ -163,16 +164,16 @@ def forget(
         what = "an aggregator has done it" if running is None else f"round {running} is over or cancelled"
         if what != last_words:
             last_words = what
-            typer.echo(f"waiting until {what}; it will be done if you end this, too", err=True)
+            print_line(f"waiting until {what}; it will be done if you end this, too", err=True)
         time.sleep(_LOOK_SECONDS)
         client = control_plane.ask(operations.CLIENT_DATA, federation, name)
     if output.is_data:
         print_answer(client, output)
     elif client["requested_at"] is not None:
-        typer.echo(f"what client {name} sent will be deleted")
+        print_line(f"what client {name} sent will be deleted")
     else:
         receipt = client["receipt"]
-        typer.echo(f"client {name} is forgotten" + ("" if receipt is None else f": {_receipt(receipt)}"))
+        print_line(f"client {name} is forgotten" + ("" if receipt is None else f": {_receipt(receipt)}"))
 
 
 _LOOK_SECONDS = 1.0
@@ -194,7 +195,7 @@ def exclude(
     wanted = {"reason": reason, "from_round": from_round}
     client = connect(url, api_key).ask(operations.EXCLUDE_CLIENT, federation, name, json=wanted)
     words = f"client {name} is left out from round {client['excluded_from_round']} on"
-    print_answer(client, output) if output.is_data else typer.echo(words)
+    print_answer(client, output) if output.is_data else print_line(words)
 
 
 @client_app.command("readmit", cls=AnswerCommand)
@@ -207,7 +208,7 @@ def readmit(
 ) -> None:
     """Invite a client that was excluded again to the rounds to come."""
     client = connect(url, api_key).ask(operations.READMIT_CLIENT, federation, name)
-    print_answer(client, output) if output.is_data else typer.echo(f"client {name} is invited to rounds again")
+    print_answer(client, output) if output.is_data else print_line(f"client {name} is invited to rounds again")
 
 
 _NONE = "no client yet; `fedafd client invite NAME --kind image`"

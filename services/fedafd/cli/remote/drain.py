@@ -9,6 +9,7 @@ import typer
 
 from fedafd.cli.output_format import Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
+from fedafd.cli.remote.output import print_line
 from fedafd.client import operations
 from fedafd.client.answers import Drain
 from fedafd.client.control_plane import PATIENCE_SECONDS, ControlPlaneClient
@@ -36,7 +37,7 @@ def drain(
         try:
             state = _waited(server, state, timeout)
         except KeyboardInterrupt:
-            typer.echo(
+            print_line(
                 "not waiting any more; the service stays drained: rounds that run go on to their end, queued ones wait"
                 " until `fedafd resume`",
                 err=True,
@@ -45,7 +46,7 @@ def drain(
     if output.is_data:
         print_answer(state, output)
         return
-    typer.echo(f"draining; still running: {_listed(state)}" if state["running"] else "drained: no round runs")
+    print_line(f"draining; still running: {_listed(state)}" if state["running"] else "drained: no round runs")
 
 
 def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
@@ -54,7 +55,7 @@ def resume(api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = Output
     if output.is_data:
         print_answer(state, output)
     else:
-        typer.echo("queued rounds start again")
+        print_line("queued rounds start again")
 
 
 def _waited(server: ControlPlaneClient, state: Drain, timeout: float | None) -> Drain:
@@ -62,7 +63,7 @@ def _waited(server: ControlPlaneClient, state: Drain, timeout: float | None) -> 
     started, last_words = time.monotonic(), ""
     while state["running"]:
         if (now := _listed(state)) != last_words:
-            typer.echo(f"queued rounds wait; still running: {now}", err=True)
+            print_line(f"queued rounds wait; still running: {now}", err=True)
             last_words = now
         if timeout is not None and time.monotonic() - started >= timeout:
             raise StillRunningError(

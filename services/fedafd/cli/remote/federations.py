@@ -12,7 +12,7 @@ import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
-from fedafd.cli.remote.output import print_fields, print_table, short_time
+from fedafd.cli.remote.output import print_fields, print_line, print_table, short_time
 from fedafd.client import operations
 from fedafd.client.answers import PublicSet
 from fedafd.domain.config.differences import differences, flat
@@ -34,7 +34,7 @@ File = Annotated[Path, typer.Option("--file", "-f", help="federation.yaml")]
 def create(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Create a federation from its federation.yaml."""
     created = connect(url, api_key).ask(operations.CREATE_FEDERATION, json=_read(file))
-    print_answer(created, output) if output.is_data else typer.echo(f"federation {created['name']} created")
+    print_answer(created, output) if output.is_data else print_line(f"federation {created['name']} created")
 
 
 @federation_app.command("configure", cls=AnswerCommand)
@@ -45,7 +45,7 @@ def configure(file: File, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: 
     if output.is_data:
         print_answer(configured, output)
     else:
-        typer.echo(f"federation {configured['name']}: configuration is now version {configured['config_version']}")
+        print_line(f"federation {configured['name']}: configuration is now version {configured['config_version']}")
 
 
 @federation_app.command("list", cls=AnswerCommand)
@@ -120,7 +120,7 @@ def delete(
     server = connect(url, api_key)
     going = server.ask(operations.DELETE_FEDERATION, federation, params={"dry_run": "true"})
     if not yes:
-        typer.echo(
+        print_line(
             f"This deletes federation {federation} for ever: {going['clients']} sites, {going['rounds']} rounds,"
             f" {going['versions']} versions of the global model, {going['personalized_models']} personalized models"
             f" ({going['size_bytes'] / 1e6:.1f} MB). `fedafd federation export` and `fedafd model pull` keep what you"
@@ -131,7 +131,7 @@ def delete(
         if sys.stdin.readline().strip() != federation:
             raise ConfigurationError(f"federation {federation}: is not deleted")
     deleted = server.ask(operations.DELETE_FEDERATION, federation)
-    print_answer(deleted, output) if output.is_data else typer.echo(f"federation {federation} deleted")
+    print_answer(deleted, output) if output.is_data else print_line(f"federation {federation} deleted")
 
 
 @public_set_app.command("push", cls=AnswerCommand)
@@ -153,7 +153,7 @@ def push(
         manifest = write_public_set(load_public_data(adapter, path, _options(options)), Path(folder))
         for number, shard in enumerate(manifest.shards, 1):
             if not output.is_data:
-                typer.echo(f"shard {number} of {len(manifest.shards)}: {shard.name}", err=True)
+                print_line(f"shard {number} of {len(manifest.shards)}: {shard.name}", err=True)
             server.send(operations.PUSH_SHARD, federation, shard.sha256, content=Path(folder) / shard.name)
         pushed = server.send(operations.PUSH_PUBLIC_SET, federation, content=manifest.to_bytes())
     print_answer(pushed, output) if output.is_data else _print_public_set(federation, pushed)
@@ -170,7 +170,7 @@ def show_public_set(
 
 def _print_public_set(federation: str, public_set: PublicSet) -> None:
     samples = ", ".join(f"{count} {split}" for split, count in public_set["num_samples"].items())
-    typer.echo(f"public set of {federation}: {samples}; {public_set['sha256']}")
+    print_line(f"public set of {federation}: {samples}; {public_set['sha256']}")
 
 
 def _read(file: Path) -> dict[str, Any]:

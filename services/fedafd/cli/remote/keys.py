@@ -8,7 +8,7 @@ import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
-from fedafd.cli.remote.output import print_table, short_time
+from fedafd.cli.remote.output import print_line, print_table, short_time
 from fedafd.client import answers, operations
 from fedafd.domain.kinds import Role
 
@@ -41,7 +41,7 @@ def create(
         print_answer(created, output)
         return
     _say_once(created)
-    typer.echo(created["secret"])
+    print_line(created["secret"])
 
 
 @key_app.command("list", cls=AnswerCommand)
@@ -73,24 +73,24 @@ def rotate(
         print_answer(rotated, output)
         return
     _say_once(rotated)
-    typer.echo(rotated["secret"])
+    print_line(rotated["secret"])
 
 
 @key_app.command("revoke", cls=AnswerCommand)
 def revoke(name: Name, api_key: ApiKey = "", url: Url = DEFAULT_URL, output: Output = OutputFormat.TABLE) -> None:
     """Revoke an API key: it is refused from now on."""
     revoked = connect(url, api_key).ask(operations.REVOKE_KEY, name)
-    print_answer(revoked, output) if output.is_data else typer.echo(f"API key {name} is revoked")
+    print_answer(revoked, output) if output.is_data else print_line(f"API key {name} is revoked")
 
 
 def _say_once(created: answers.CreatedApiKey) -> None:
     until = f"until {short_time(created['expires_at'])}" if created["expires_at"] else "until it is revoked"
     where = "" if created["federations"] is None else f" in {_federations(created)}"
-    typer.echo(
+    print_line(
         f"{created['name']} may act as {created['role']}{where} {until}; keep the key, it is shown once", err=True
     )
     if created["previous_secret_until"]:
-        typer.echo(f"the old key is good until {short_time(created['previous_secret_until'])}", err=True)
+        print_line(f"the old key is good until {short_time(created['previous_secret_until'])}", err=True)
 
 
 def _row(key: answers.ApiKey) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Federation, Url, connect
-from fedafd.cli.remote.output import print_fields, print_table, short_time
+from fedafd.cli.remote.output import print_fields, print_line, print_table, short_time
 from fedafd.client import operations
 from fedafd.client.answers import ModelVersion, ModelVersionDetails, PersonalizedModel, PersonalizedModelDetails
 from fedafd.client.downloads import pull_model
@@ -91,7 +91,7 @@ def pull(
 ) -> None:
     """Pull a model version as a folder, whole or not at all."""
     pulled = pull_model(connect(url, api_key), federation, version, target, client=client, direct=direct)
-    print_answer({**pulled, "folder": str(target)}, output) if output.is_data else typer.echo(str(target))
+    print_answer({**pulled, "folder": str(target)}, output) if output.is_data else print_line(str(target))
 
 
 @model_app.command("search", cls=AnswerCommand)
@@ -147,7 +147,7 @@ class _HowFar:
     def __call__(self, done: int, total: int) -> None:
         words = f"preparing: {done} of {total} embeddings" if total else "preparing: the query worker loads the version"
         if words != self._said:
-            typer.echo(words, err=True)
+            print_line(words, err=True)
         self._said = words
 
 
@@ -161,7 +161,7 @@ def promote(
 ) -> None:
     """Make a version the current one, also an older one."""
     model = connect(url, api_key).ask(operations.PROMOTE_MODEL, federation, version)
-    print_answer(model, output) if output.is_data else typer.echo(f"version {model['version']} is the current one")
+    print_answer(model, output) if output.is_data else print_line(f"version {model['version']} is the current one")
 
 
 @model_app.command("rollback", cls=AnswerCommand)
@@ -170,7 +170,7 @@ def rollback(
 ) -> None:
     """Go back to the version that the current one was trained from."""
     model = connect(url, api_key).ask(operations.ROLL_BACK_MODEL, federation)
-    print_answer(model, output) if output.is_data else typer.echo(f"version {model['version']} is the current one")
+    print_answer(model, output) if output.is_data else print_line(f"version {model['version']} is the current one")
 
 
 def _print_list(

@@ -14,9 +14,9 @@ from fedafd.domain.plain_text import plain_text
 __all__ = ["percent", "print_fields", "print_line", "print_table", "short_time"]
 
 
-def print_line(text: str) -> None:
-    """A line of text that others wrote a part of, without what a terminal obeys."""
-    typer.echo(plain_text(text))
+def print_line(text: str, *, err: bool = False) -> None:
+    """A line of text that others wrote a part of, without what a terminal obeys. `err`: on standard error."""
+    typer.echo(plain_text(text), err=err)
 
 
 def percent(share: float | None) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from fedafd.cli.output_format import AnswerCommand, Output, OutputFormat, print_answer
 from fedafd.cli.profiles import Profile, Profiles, profiles_file, read_profiles, write_profiles
-from fedafd.cli.remote.output import print_table
+from fedafd.cli.remote.output import print_line, print_table
 from fedafd.client.http import checked_url
 from fedafd.domain.errors import ConfigurationError
 
@@ -42,7 +42,7 @@ def set_one(
     changed = replace(known.profiles.get(name, Profile()), **{key: value for key, value in given.items() if value})
     first = name if default or not known.profiles else known.default
     write_profiles(path, Profiles(default=first, profiles={**known.profiles, name: changed}))
-    typer.echo(f"profile {name} is in {path}" + (", and the default" if first == name else ""))
+    print_line(f"profile {name} is in {path}" + (", and the default" if first == name else ""))
 
 
 @profile_app.command("list", cls=AnswerCommand)
@@ -68,4 +68,4 @@ def remove(name: Name) -> None:
         raise ConfigurationError(f"profile {name}: {path} has no such")
     left = {key: value for key, value in known.profiles.items() if key != name}
     write_profiles(path, Profiles(default=None if known.default == name else known.default, profiles=left))
-    typer.echo(f"profile {name} is removed")
+    print_line(f"profile {name} is removed")

@@ -55,7 +55,7 @@ def start(
     elif output.is_data:
         print_answer({"numbers": numbers}, output)
     else:
-        typer.echo(f"queued: {', '.join(f'round {number}' for number in numbers)}")
+        print_line(f"queued: {', '.join(f'round {number}' for number in numbers)}")
 
 
 @round_app.command("watch", cls=AnswerCommand)
@@ -71,7 +71,7 @@ def watch_rounds(
     rounds = [] if number else server.items(operations.LIST_ROUNDS, federation)
     numbers = [number] if number else [details["number"] for details in rounds if details["state"] not in _OVER]
     if not numbers:
-        typer.echo("no round is open", err=True)
+        print_line("no round is open", err=True)
         return
     follow_rounds(server, federation, numbers, output=output)
 
@@ -114,7 +114,7 @@ def show(
     if missing := missing_words(details):
         print_line(f"{delivered_words(details)}; {missing}")
     if details["metrics"]:
-        typer.echo(
+        print_line(
             "  ".join(f"{name} {value:.1f}" for name, value in sorted(details["metrics"].items()) if value is not None)
         )
     over = details["finished_at"]
@@ -171,7 +171,7 @@ def cancel(
 ) -> None:
     """Cancel a round; the current model version stays."""
     cancelled = connect(url, api_key).ask(operations.CANCEL_ROUND, federation, number)
-    print_answer(cancelled, output) if output.is_data else typer.echo(f"round {number} is cancelled")
+    print_answer(cancelled, output) if output.is_data else print_line(f"round {number} is cancelled")
 
 
 def follow_rounds(server: ControlPlaneClient, federation: str, numbers: Sequence[int], *, output: OutputFormat) -> None:
@@ -195,7 +195,7 @@ def follow_rounds(server: ControlPlaneClient, federation: str, numbers: Sequence
                 if not waiting:
                     return
     except KeyboardInterrupt:
-        typer.echo("not watching any more; the rounds go on (`fedafd round watch`)", err=True)
+        print_line("not watching any more; the rounds go on (`fedafd round watch`)", err=True)
         raise typer.Exit(_INTERRUPTED) from None
 
 
