@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,13 @@ from tests.aggregator.world import DIM, World, refused
 
 from fedafd.artifacts.merged_states import encode_merged_states
 from fedafd.artifacts.representations import encode_representations
-from fedafd.domain.config import FederationConfig, WireDtype, stored_federation_config
+from fedafd.domain.config import FederationConfig, WireDtype, parse_federation_config, stored_federation_config
 from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind, StageKind
 from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.participation_repository import find_participation
 from fedafd.persistence.stage_repository import list_stages
+from fedafd.proto.v1 import aggregator_pb2 as pb
 
 if TYPE_CHECKING:
     from fedafd.distiller.tasks import StageRunner
@@ -217,3 +219,37 @@ async def test_a_delivery_that_the_store_lost_is_asked_for_again(world: World, r
     world.sent.clear()
     await work_off(world, runner)
     assert (await ensembles(world, round_id)).keys() == set(Modality)
+
+
+@pytest.mark.parametrize(
+    "distillation",
+    [
+        {},
+        {"weight_cap": "strict"},
+        {"weight_cap": None},
+        {"weight_cap": 0.25, "leave_out_copies": False, "trimmed_share": 0.3},
+    ],
+)
+async def test_a_region_is_told_how_much_one_of_its_sites_may_weigh_and_sites_are_not(
+    world: World, distillation: dict[str, Any]
+) -> None:
+    """It capped its sites as by default, whatever the upper federation said."""
+    north, site = await world.enrol("north", REGION, max_clients=3), await world.enrol("site")
+    round_id = await begun(world, distillation=distillation)
+    config = await config_of(world, round_id)
+    told: dict[str, dict[str, Any]] = {}
+    for name, caller in (("region", north), ("site", site)):
+        task = (await world.agents.FetchTask(pb.FetchTaskRequest(), metadata=caller)).train
+        told[name] = json.loads(task.federation_config_json)
+    assert parse_federation_config(told["region"]).distillation == config.distillation
+    keys = {"weight_cap", "leave_out_copies", "trimmed_share"}
+    assert not keys & told["site"]["distillation"].keys()
+    assert keys & told["region"]["distillation"].keys() == distillation.keys()
+    assert not {"cohort", "retention"} & told["region"].keys()
+
+
+@pytest.mark.parametrize("strategy", ["creamfl", "fedafd"])
+def test_of_a_strategy_a_region_reads_what_the_upper_federation_does(strategy: str) -> None:
+    for distillation in ({}, {"weight_cap": "auto"}, {"weight_cap": None}):
+        upper = parse_federation_config({"name": "upper", "strategy": strategy, "distillation": distillation})
+        assert parse_federation_config(json.loads(upper.regions_json())).distillation == upper.distillation

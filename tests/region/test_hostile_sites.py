@@ -56,6 +56,7 @@ async def test_a_site_that_copies_is_left_out_by_its_region_and_does_not_take_th
         over = await above.over("upper", await above.start_round("upper"))
         own = await below.over("north", 1, seconds=30)
         parts = (await below.round("north", 1))[1]
+    assert own.config["distillation"] == over.config["distillation"]
     assert parts["copies"].contributions is not None
     assert parts["copies"].contributions["image"]["left_out"]
     part = (await above.round("upper", 1))[1]["north"]

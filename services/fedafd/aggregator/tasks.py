@@ -94,7 +94,7 @@ async def _round_task(context: Context, row: RoundRow, kind: ParticipantKind) ->
     async def make() -> RoundTask:
         async with context.database.snapshot() as session:
             artifacts = await _artifacts(context, session, row, kind)
-        return _train_task(row, [_without_key(artifact) for artifact in artifacts]), artifacts
+        return _train_task(row, kind, [_without_key(artifact) for artifact in artifacts]), artifacts
 
     return await context.rounds.task(row.id, kind, make)
 
@@ -106,12 +106,12 @@ def _without_key(artifact: types_pb2.Artifact) -> types_pb2.Artifact:
     return public
 
 
-def _train_task(row: RoundRow, artifacts: list[types_pb2.Artifact]) -> pb.TrainTask:
+def _train_task(row: RoundRow, kind: ParticipantKind, artifacts: list[types_pb2.Artifact]) -> pb.TrainTask:
     config = config_of_round(row)
     task = pb.TrainTask(
         round_id=row.id,
         round_number=row.number,
-        federation_config_json=config.sites_json(),
+        federation_config_json=config.regions_json() if kind is ParticipantKind.REGION else config.sites_json(),
         public_set_sha256=row.public_set_sha256,
         public_set=[artifact for artifact in artifacts if artifact.purpose.startswith(PUBLIC_SET)],
         global_representations=next(a for a in artifacts if is_global_representations(a.purpose)),

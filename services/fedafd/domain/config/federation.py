@@ -33,7 +33,7 @@ OF_THE_SERVER = frozenset(
     }
 )
 """Blocks and keys that are not sent to sites: a site's work does not depend on them, and older agents do not know
-them."""
+them. Those of `distillation` are sent to regions."""
 
 
 class QuorumConfig(Config):
@@ -132,6 +132,21 @@ class FederationConfig(Config):
         for path in OF_THE_SERVER:
             block, _, key = path.rpartition(".")
             (values[block] if block else values).pop(key)
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+    def regions_json(self) -> str:
+        """As `sites_json`, with what a region does among its own sites as the server does among its clients.
+
+        A key is left out where a region reads it like that anyway: older regions do not know it, and refuse a round
+        that they could not do.
+        """
+        values: dict[str, Any] = json.loads(self.sites_json())
+        read = FederationConfig.model_validate(values).distillation
+        block: dict[str, Any] = values["distillation"]
+        for path in OF_THE_SERVER:
+            name = path.removeprefix("distillation.")
+            if name != path and getattr(self.distillation, name) != getattr(read, name):
+                block[name] = getattr(self.distillation, name)
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     def canonical_json(self) -> str:
