@@ -253,3 +253,51 @@ def test_of_a_strategy_a_region_reads_what_the_upper_federation_does(strategy: s
     for distillation in ({}, {"weight_cap": "auto"}, {"weight_cap": None}):
         upper = parse_federation_config({"name": "upper", "strategy": strategy, "distillation": distillation})
         assert parse_federation_config(json.loads(upper.regions_json())).distillation == upper.distillation
+
+
+def copies_of_global(seed: int) -> Reps:
+    """The global rows as a client has them, up to rounding."""
+    import torch
+
+    from fedafd.algorithm.centring import centre, public_mean
+
+    rng, copied = np.random.default_rng(seed), {}
+    for modality, rows in GLOBAL.items():
+        rows_ND = torch.from_numpy(rows)
+        near = centre(rows_ND, public_mean(rows_ND)).numpy() + rng.normal(scale=1e-4, size=rows.shape)
+        copied[modality] = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+    return copied
+
+
+@pytest.mark.parametrize("num_sites", [1, 3])
+async def test_a_region_that_sends_the_global_representations_back_is_left_out_as_a_client_is(
+    world: World, runner: StageRunner, num_sites: int
+) -> None:
+    """It had the cap of all clients that it said to stand for, 2 / K each."""
+    from fedafd.learning.ensemble import aggregate, fold_state, merge_states
+
+    north = await world.enrol("north", REGION, max_clients=3)
+    south = await world.enrol("south", REGION, max_clients=2)
+    site = await world.enrol("texts", ClientKind.TEXT)
+    round_id = await begun(world)
+    config = await config_of(world, round_id)
+    own = {Modality.TEXT: unit_rows(8)}
+    copied = delivery(world, config, [copies_of_global(seed) for seed in range(num_sites)])
+    assert (await world.deliver(north, round_id, copied, "merged-states")).accepted
+    assert (await world.deliver(south, round_id, delivery(world, config, CLIENTS[1:3]), "merged-states")).accepted
+    assert (await world.deliver(site, round_id, encode_representations(own, world.public_sha256))).accepted
+    await work_off(world, runner)
+
+    async with world.context.database.snapshot() as session:
+        rows = {}
+        for name in ("north", "south", "texts"):
+            rows[name] = await find_participation(session, round_id, (await get_client(session, "trial", name)).id)
+    weighed = {name: (row.contributions or {}) if row is not None else {} for name, row in rows.items()}
+    for modality in Modality:
+        assert weighed["north"][modality.value]["left_out"]
+        assert weighed["north"][modality.value]["weight"] == 0
+        assert weighed["north"][modality.value]["similarity"] > 0.999
+        assert not weighed["south"][modality.value]["left_out"]
+    found = await ensembles(world, round_id)
+    (only,) = [fold_state(config, Modality.IMAGE, r[Modality.IMAGE], GLOBAL) for r in CLIENTS[1:3] if len(r) == 2]
+    np.testing.assert_allclose(found[Modality.IMAGE], aggregate(config, merge_states([only])), rtol=0, atol=1e-6)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.aggregator.progress import Unwritten
 from fedafd.aggregator.together import Guard, Together
 from fedafd.artifacts.ref import ArtifactRef
-from fedafd.artifacts.stage_io import FoldInputs, SharedOutputs
+from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS, FoldInputs, SharedOutputs
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.persistence.artifact_repository import NewArtifact, add_artifacts
 from fedafd.persistence.caller_address import asked_from, caller_address
@@ -123,11 +123,11 @@ async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequ
     prepared = await stage_outputs(session, round_id, StageKind.PREPARE) or {}
     folds: dict[tuple[Modality, int, int], dict[str, ArtifactRef]] = {}
     for delivery in deliveries:
+        global_reps = SharedOutputs.of(prepared).global_representations
         if delivery.region_clients is None:
-            global_reps = SharedOutputs.of(prepared).global_representations
             inputs = FoldInputs(client_representations=delivery.content, global_representations=global_reps).named()
         else:
-            inputs = {delivery.content["purpose"]: delivery.content}
+            inputs = {delivery.content["purpose"]: delivery.content, GLOBAL_REPRESENTATIONS: global_reps}
         for modality in delivery.modalities:
             folds[modality, 0, delivery.participation.position] = inputs
     for fold in await add_stages(session, round_id, StageKind.FOLD, folds):

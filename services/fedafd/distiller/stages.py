@@ -17,6 +17,7 @@ from fedafd.artifacts.representations import (
     encode_representations,
 )
 from fedafd.artifacts.stage_io import (
+    GLOBAL_REPRESENTATIONS,
     DistilInputs,
     DistilOutputs,
     EvaluateInputs,
@@ -118,7 +119,10 @@ def _fold(work: StageWork) -> StageResult:
     assert work.modality is not None
     if UploadPurpose.MERGED_STATES in work.inputs:
         state = sed_state_of(work.inputs[UploadPurpose.MERGED_STATES], work.modality)
-        sheet = score_sheet(work.config, work.modality, state) if work.config.distillation.caps_weights else None
+        sheet = None
+        if work.config.distillation.caps_weights:
+            known = work.inputs.get(GLOBAL_REPRESENTATIONS)  # not in a stage that an older aggregator announced
+            sheet = score_sheet(work.config, work.modality, state, None if known is None else _global(work, known))
         return StageResult(FoldOutputs(state=state, sheet=sheet).named())
     inputs = FoldInputs.of(work.inputs)
     global_reps, folding = _folding(work, inputs.global_representations)

@@ -1,10 +1,10 @@
 """Weighing on bytes, between folding and merging: what each client's state may weigh, once all are there.
 
-A *sheet* is the small part of a state that weights are made of, safetensors: `scores` [N], `count`, and of a single
-client `similarity` and `added` [S, D], S of the public samples. A *limit* is one number per sample, and `share`, the
-cap: all that merges need (fedafd.algorithm.weight_cap). Where rows that agree least are trimmed, a client's sheet has
-what it adds on all samples, `every` [N, D] in float16, and its state's `digest`; the limit has the samples on which a
-state counts for nothing.
+A *sheet* is the small part of a state that weights are made of, safetensors: `scores` [N], `count`, `similarity`, and
+of a single client `added` [S, D], S of the public samples. A *limit* is one number per sample, and `share`, the cap:
+all that merges need (fedafd.algorithm.weight_cap). Where rows that agree least are trimmed, a client's sheet has what
+it adds on all samples, `every` [N, D] in float16, and its state's `digest`; the limit has the samples on which a state
+counts for nothing.
 Shape legend: K states, N public samples, D embedding dimension.
 """
 
@@ -60,10 +60,10 @@ class SheetMaker:
 
     def sheet(self, ensemble: SimilarityEnsemble, digest: bytes | None) -> bytes:
         """Of an ensemble on the CPU. `digest`: its `state_digest`, where rows that agree least are trimmed."""
-        if ensemble.count != 1:
-            return _packed_sheet(ensemble, {})
         reps_ND = ensemble.result()
         parts = {"similarity": torch.tensor(self._known.mean_similarity(reps_ND), dtype=torch.float64)}
+        if ensemble.count != 1:
+            return _packed_sheet(ensemble, parts)
         if digest is None:
             parts["added"] = unit_rest(self._known.rest(reps_ND, self._compared_S))
         else:
@@ -80,7 +80,8 @@ def score_sheet(
     state: bytes,
     global_reps: Mapping[Modality, NDArray[np.float32]] | None = None,
 ) -> bytes:
-    """The sheet of a state. Of a single client's it needs the global representations; of a region's it takes none."""
+    """The sheet of a state. Without global representations (of a region, from before it was compared with them) it has
+    the scores alone."""
     ensemble = read_state(state)
     if global_reps is None:
         return _packed_sheet(ensemble, {})
@@ -97,7 +98,8 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     """Weigh all states of a modality, whose sheets are given in the cohort's order."""
     read = [load(sheet) for sheet in sheets]
     single = [position for position, sheet in enumerate(read) if "added" in sheet]
-    similar_K = torch.stack([read[position]["similarity"] for position in single]) if single else torch.empty(0)
+    similar = {position: float(sheet["similarity"]) for position, sheet in enumerate(read) if "similarity" in sheet}
+    similar_K = torch.tensor([similar[position] for position in single], dtype=torch.float64)
     agree_K, copies = torch.empty(0), set[int]()
     if len(single) > 1:
         added_KSD = torch.stack([read[position]["added"] for position in single])
@@ -106,6 +108,11 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
             _, samples, dim = added_KSD.shape
             copied_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
             copies = {position for position, is_copy in zip(single, copied_K.tolist(), strict=True) if is_copy}
+    if config.distillation.leave_out_copies:
+        # Also of several clients together, as a region sends them: what adds nothing is no loss, whoever sends it.
+        nothing_K = adding_nothing(torch.tensor(list(similar.values()), dtype=torch.float64))
+        nothing = {position for position, is_nothing in zip(similar, nothing_K.tolist(), strict=True) if is_nothing}
+        copies |= nothing if len(copies | nothing) < len(read) else set()
     kept = [position for position in range(len(read)) if position not in copies]
     trimmed = _trimmed(config, {position: read[position] for position in kept if "every" in read[position]})
     counts = [int(read[position]["count"]) for position in kept]
@@ -115,7 +122,6 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     caps_K = torch.tensor([min(1.0, share * count) for count in counts], dtype=torch.float64)
     scores_KN = torch.stack([_scores(read[position], trimmed.get(position)) for position in kept])
     weights = dict(zip(kept, capped_weights(scores_KN, caps_K).mean(dim=1).tolist(), strict=True))
-    similar = dict(zip(single, similar_K.tolist(), strict=True))
     agree = dict(zip(single, agree_K.tolist(), strict=False))
     limit = {"limit": score_limit(scores_KN, caps_K), "share": torch.tensor(share, dtype=torch.float64)}
     for position, samples_N in trimmed.items():
