@@ -25,7 +25,7 @@ from fedafd.artifacts.folders import pack_folder
 from fedafd.artifacts.manifest import Manifest, Shard
 from fedafd.cli.main import app
 from fedafd.domain.config import EncoderConfig, PolicyConfig, parse_agent_config, parse_config, parse_federation_config
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.process_errors import PolicyRefusedError
@@ -301,6 +301,87 @@ def test_each_change_of_the_configuration_waits_for_a_yes_and_is_shown_as_a_diff
 
     scene = play(tmp_path, scenario)
     assert scene.server.left == [LeaveReason.POLICY_APPROVAL] * 2
+
+
+def options(**changes: Any) -> dict[str, Any]:
+    """A configuration whose encoder of images has these options."""
+    return {"image_encoder": {"architecture": "resnet", "options": changes}}
+
+
+LONG = "x" * 5000
+HIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a block in place of a key with a dot": (options(**{"a.b": "good"}), options(a={"b": "good"})),
+    "a block beside a key with a dot": (
+        options(**{"a": {"b": "one"}, "a.b": "shown"}),
+        options(**{"a": {"b": "two"}, "a.b": "shown"}),
+    ),
+    "the end of a long value": (options(a=LONG + "good"), options(a=LONG + "evil")),
+    "the middle of a long list": (options(a=["y"] * 900 + ["good"] + ["y"] * 90), options(a=["y"] * 900 + ["evil"])),
+    "yes in place of 1": (options(a=1), options(a=True)),
+    "null in place of nothing": (options(b=1), options(b=1, a=None)),
+    "blanks and marks in a key": (options(**{"a\u202e b": 1}), options(**{"a\u202e b": 2})),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_no_change_of_a_configuration_is_hidden_from_who_approves_it(tmp_path: Path, what: str) -> None:
+    first, second = HIDDEN[what]
+
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"approve": ["configuration"]}
+        approve = ["agent", "approve", "--yes", "--state-dir", str(scene.state_dir)]
+        scene.server.assign(1, **first)
+        await scene.run(lambda: bool(scene.server.left))
+        assert CliRunner().invoke(app, approve).exit_code == 0
+        scene.server.assign(2, **second)
+        await scene.run(lambda: len(scene.server.left) == 2)
+        lines = CliRunner().invoke(app, [*approve, "--show"]).output.splitlines()
+        changes = [line for line in lines if " -> " in line]
+        assert changes
+        for line in changes:
+            before, _, after = line.partition(": ")[2].partition(" -> ")
+            assert before != after, line
+            assert len(line) < 700 and line.isascii()
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == [LeaveReason.POLICY_APPROVAL] * 2 and not scene.server.commits
+
+
+def test_what_was_shown_is_approved_and_nothing_that_came_since(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"approve": ["configuration", "public-set"]}
+        approve = ["agent", "approve", "--state-dir", str(scene.state_dir)]
+        scene.server.assign(1, public_set=SET)
+        await scene.run(lambda: bool(scene.server.left))
+        shown = CliRunner().invoke(app, [*approve, "--show"]).output
+        (told,) = re.findall("its ID: ([0-9a-f]{16})", shown)
+        assert json.loads(CliRunner().invoke(app, [*approve, "--output", "json"]).output)["id"] == told
+        scene.server.assign(2, public_set=OTHER_SET)
+        await scene.run(lambda: len(scene.server.left) == 2)
+        for form in ([], ["--output", "json"]):
+            refused = CliRunner().invoke(app, [*approve, "--yes", "--id", told, *form])
+            assert isinstance(refused.exception, DataError)
+        assert not read_approved(scene.state_dir).public_sets
+        scene.server.assign(3, public_set=SET)
+        await scene.run(lambda: len(scene.server.left) == 3)
+        assert CliRunner().invoke(app, [*approve, "--yes", "--id", told]).exit_code == 0
+        assert list(read_approved(scene.state_dir).public_sets) == [scene.server.put(SET, "").sha256]
+        assert isinstance(CliRunner().invoke(app, [*approve, "--yes", "--id", told]).exception, DataError)
+
+    play(tmp_path, scenario)
+
+
+def test_how_much_a_public_set_is_stands_in_what_its_hash_is_of(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"approve": "public-set"}
+        scene.server.assign(1, public_set=SET)
+        scene.server.task.train.public_set[1].size_bytes = 7
+        scene.server.task.train.public_set.append(scene.server.task.train.public_set[1])
+        await scene.run(lambda: bool(scene.server.left))
+        told = CliRunner().invoke(app, ["agent", "approve", "--state-dir", str(scene.state_dir), "--show"])
+        assert "  1 files of 9 bytes in all" in told.output.splitlines()
+
+    play(tmp_path, scenario)
 
 
 def test_no_number_and_no_name_of_the_policy_leaves_the_site(tmp_path: Path) -> None:

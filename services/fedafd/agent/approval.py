@@ -6,6 +6,7 @@ The agent writes `proposed.json` alone, `fedafd agent approve` `approved.json` a
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from fedafd.agent.files import write_atomically
 from fedafd.domain.config import FederationConfig, parse_federation_config
 from fedafd.domain.config.policy import flat_values
 from fedafd.domain.errors import ConfigurationError, DataError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.plain_text import plain_text
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "Proposal",
     "approve",
     "configuration_changes",
+    "proposal_id",
     "proposal_words",
     "read_approved",
     "read_proposal",
@@ -32,6 +35,12 @@ __all__ = [
 
 _FOLDER, _PROPOSED, _APPROVED = "policy", "proposed.json", "approved.json"
 _NOT_SET = "not set"
+_LONGEST_VALUE = 200
+"""Characters of a value that are shown."""
+_BEFORE = 40
+"""Of them before the first that differs."""
+_USUAL_KEYS = 200
+"""More than a federation's configuration has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +124,18 @@ def configuration_changes(
     if before is None:
         old.pop("name")
     keys = sorted(old.keys() | new.keys())
-    return [(key, old.get(key, _NOT_SET), new.get(key, _NOT_SET)) for key in keys if old.get(key) != new.get(key)]
+    # As JSON: in Python `1` equals `true`, and a key that is null one that is not there.
+    return [
+        (key, old.get(key, _NOT_SET), new.get(key, _NOT_SET))
+        for key in keys
+        if (key in old, json.dumps(old.get(key))) != (key in new, json.dumps(new.get(key)))
+    ]
+
+
+def proposal_id(proposal: Proposal) -> str:
+    """By what a person can name what was shown, whenever it was proposed."""
+    what = {"configuration": proposal.configuration, "public_set_sha256": proposal.public_set_sha256}
+    return sha256_of(json.dumps(what, sort_keys=True).encode())[:16]
 
 
 def proposal_words(root: Path, proposal: Proposal) -> Iterator[str]:
@@ -132,8 +152,13 @@ def proposal_words(root: Path, proposal: Proposal) -> Iterator[str]:
         before = read_approved(root).configuration
         yield ""
         yield f"the federation's configuration, beside {'the one you approved' if before else 'the defaults'}:"
-        for key, old, new in configuration_changes(before, proposal.configuration):
-            yield f"  {plain_text(key)}: {_shown(old)} -> {_shown(new)}"
+        changes = configuration_changes(before, proposal.configuration)
+        for key, old, new in changes:
+            yield f"  {plain_text(key)}: {_shown(old, new)} -> {_shown(new, old)}"
+        if len(changes) > _USUAL_KEYS:
+            yield f"  these are {len(changes):,} keys, more than a configuration has: ask the operator what they are for"
+    yield ""
+    yield f"its ID: {proposal_id(proposal)}"
 
 
 def _flat(values: Mapping[str, Any] | None) -> dict[str, JsonValue]:
@@ -146,5 +171,15 @@ def _flat(values: Mapping[str, Any] | None) -> dict[str, JsonValue]:
     return flat_values(json.loads(config.sites_json()))
 
 
-def _shown(value: JsonValue) -> str:
-    return _NOT_SET if value == _NOT_SET else plain_text(json.dumps(value))[:200]
+def _shown(value: JsonValue, other: JsonValue) -> str:
+    """A value beside the one that it is compared with: of a long one what differs, how long it is, and its hash."""
+    if value == _NOT_SET:
+        return _NOT_SET
+    text = plain_text(json.dumps(value))
+    if len(text) <= _LONGEST_VALUE:
+        return text
+    same = len(os.path.commonprefix([text, plain_text(json.dumps(other))]))
+    start = max(0, min(same - _BEFORE, len(text) - _LONGEST_VALUE))
+    part = ("..." if start else "") + text[start : start + _LONGEST_VALUE]
+    more = "..." if start + _LONGEST_VALUE < len(text) else ""
+    return f"{part}{more} ({len(text):,} characters, SHA-256 {sha256_of(text.encode())[:16]})"

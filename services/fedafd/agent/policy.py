@@ -177,13 +177,15 @@ class SitePolicy:
         if not waits_for:
             return
         manifest = _manifest(await fetch_manifest()) if new_set else None
+        # What the hash is of says how much it is, and not what the task says beside it.
+        shards = [] if manifest is None else [shard for shard in manifest.shards if shard.split == "train"]
         proposal = Proposal(
             at=self._now().astimezone(UTC).isoformat(timespec="seconds"),
             round_number=task.round_number,
             configuration=now if waits_for[0].startswith("the") else None,
             public_set_sha256=task.public_set_sha256 if new_set else None,
-            public_set_bytes=sum(shard.size_bytes for shard in task.public_set[1:]),
-            public_set_files=len(task.public_set) - 1,
+            public_set_bytes=sum(shard.size_bytes for shard in shards),
+            public_set_files=len(shards),
             public_set_rows={} if manifest is None else _rows(manifest),
         )
         await asyncio.to_thread(write_proposal, self._root, proposal)

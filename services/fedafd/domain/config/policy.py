@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -161,14 +162,19 @@ class PolicyConfig(Config):
 _ABSENT = object()
 
 
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
 def flat_values(values: Mapping[str, Any], prefix: str = "") -> dict[str, JsonValue]:
-    """The values of nested blocks by their dotted path."""
+    """The values of nested blocks by their dotted path, in which a key with other letters stands as JSON has it: else
+    `{"a": {"b": 1}}` and `{"a.b": 1}` would be one, and of a block with both only one would be seen."""
     flat: dict[str, JsonValue] = {}
     for key, value in values.items():
+        path = f"{prefix}{key if _PLAIN_KEY.fullmatch(key) else json.dumps(key)}"
         if isinstance(value, Mapping) and value:
-            flat |= flat_values(value, f"{prefix}{key}.")
+            flat |= flat_values(value, f"{path}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[path] = value
     return flat
 
 
