@@ -144,6 +144,21 @@ def test_a_number_is_the_same_in_each_form_of_json() -> None:
     assert misfit([entry | {"data": entry["data"] | {"seconds": 1000.5}}]) is not None
 
 
+@pytest.mark.parametrize("depth", [90, 150, 900])
+def test_data_are_read_or_refused_however_deep_they_are(depth: int) -> None:
+    """`audit verify` ended with a trace, and without a word about the entries before."""
+    deep: Any = {"end": 1}
+    for number in range(depth):
+        deep = {"a": deep} if number % 2 else [deep]
+    (entry,) = log(1)
+    found = entry | {"data": {"deep": deep}}
+    if depth < 100:
+        assert "does not fit" in (misfit([found]) or "")
+    else:
+        with pytest.raises(DataError, match="data of 2 are nested more than 100 times"):
+            AuditEntry.of_json(found)
+
+
 @settings(max_examples=60, deadline=None)
 @given(ANYTHING)
 def test_whatever_is_no_entry_is_refused_with_words(found: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tests.cli.in_process import run_fedafd
 from tests.cli.remote import KEY, ControlPlane
 
+from fedafd.domain.audit_chain import AuditEntry, entry_hash
 from fedafd.domain.errors import UnauthenticatedError
 from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.secrets import hash_secret
@@ -238,3 +239,26 @@ def test_a_log_of_another_server_or_with_a_changed_line_does_nothing(site: Site,
     code, said = site.ended("audit", "redo", str(export))
     assert code != 0 and "another server's" in said
     assert [each["state"] for each in json.loads(site.run("client", "list", "--json"))] == ["invited"]
+
+
+def test_an_export_that_somebody_made_anew_does_nothing_beside_an_anchor(site: Site, tmp_path: Path) -> None:
+    """Its chain fits, as nobody needs a key to make one: who can write the file could revoke or forget anybody."""
+    export = tmp_path / "audit.jsonl"
+    site.run("client", "invite", "north", "--kind", "image")
+    site.back_up()
+    site.run("client", "invite", "south", "--kind", "image")
+    anchor = site.run("audit", "export", str(export)).rpartition("anchor ")[2].strip()
+    site.restore()
+    assert site.run("audit", "redo", str(export), "--anchor", anchor, "--dry-run").startswith("nothing was taken away")
+    lines = export.read_text().splitlines()
+    before, last = json.loads(lines[-2]), json.loads(lines[-1])
+    forged = last | {"kind": "client.forget_requested", "data": {"client": "north"}}
+    forged["hash"] = entry_hash(before["hash"], AuditEntry.of_json(forged))
+    for made in ([*lines[:-1], json.dumps(forged)], lines[:-1]):
+        export.write_text("\n".join(made))
+        code, said = site.ended("audit", "redo", str(export), "--anchor", anchor)
+        assert code != 0 and "anchor" in said
+    code, said = site.ended("audit", "redo", str(export), "--anchor", "1:2")
+    assert code != 0 and "is not ID:HASH" in said
+    (north,) = json.loads(site.run("client", "list", "--json"))
+    assert (north["name"], north["state"]) == ("north", "invited")

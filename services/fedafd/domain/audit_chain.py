@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,8 @@ START = "0" * 64
 """What the first entry's hash covers in the place of the one before."""
 _FIELDS = ("id", "at", "federation", "kind", "actor", "data", "hash")
 _DELETED = "federation.deleted"
+_DEEPEST = 100
+"""Objects and lists in one another; what processes write has a few."""
 _CAUSES = "it was changed or put in, or what stood before it was changed, removed or moved"
 
 
@@ -52,6 +54,8 @@ class AuditEntry:
             raise DataError("is no entry of an audit log: at, kind and actor must be text")
         if not all(entry[name] is None or isinstance(entry[name], str) for name in ("federation", "address", "hash")):
             raise DataError("is no entry of an audit log: federation, address and hash must be text or null")
+        if not _is_shallow(entry["data"]):
+            raise DataError(f"is no entry of an audit log: data of {entry['id']} are nested more than {_DEEPEST} times")
         return cls(**entry | {"at": _moment(entry["at"])})
 
     def is_held_by(self, later: AuditEntry) -> bool:
@@ -93,6 +97,22 @@ def entry_hash(previous: str, entry: AuditEntry) -> str:
     if entry.address is not None:
         covered.append(entry.address)
     return sha256_of(json.dumps(_plain(covered), sort_keys=True, separators=(",", ":")).encode())
+
+
+def _is_shallow(value: Any) -> bool:
+    """Whether it can be hashed: deeper values would exhaust the stack, there or in a database's reader of JSON."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [inner for each in level for inner in _inner(each)]
+        if not level:
+            return True
+    return False
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from fedafd.cli.remote.options import DEFAULT_URL, ApiKey, Url, connect
 from fedafd.cli.remote.output import print_line
 from fedafd.client import operations
 from fedafd.client.control_plane import ControlPlaneClient
-from fedafd.domain.audit_chain import ChainCheck
+from fedafd.domain.audit_chain import ChainCheck, Head
 from fedafd.domain.errors import DataError
 from fedafd.domain.process_errors import ControlPlaneError
 from fedafd.domain.taken_away import Taking, Takings, to_take_away
@@ -34,6 +35,10 @@ _BY_HAND = "left to you: `fedafd federation delete` says what goes"
 
 def redo(
     file: Annotated[Path, typer.Argument(help="What export wrote, as late before the restore as you have it.")],
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(help="ID:HASH as export, verify or a log line told it: the file must hold it; may be repeated."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     api_key: ApiKey = "",
     url: Url = DEFAULT_URL,
@@ -45,10 +50,11 @@ def redo(
     an older credential or token of it, or one without its key. So is an API key that was revoked or rotated; keys come
     last, and where the key that you call with is one of them, repeat the command with another. Exclusions and requests
     to forget are made again.
+    Whoever can write the file can put entries behind its end: give the newest anchor that you kept elsewhere.
     Exit code 1 if something could not be done. It may be repeated: what you decided since the restore stays.
     """
     server = connect(url, api_key)
-    takings = _since_the_backup(server, file)
+    takings = _since_the_backup(server, file, [Head.parse(text) for text in anchor or ()])
     outcomes = [_ASKED if dry_run else _do(server, taking) for taking in takings]
     if output.is_data:
         print_answer(list(map(_facts, takings, outcomes)), output)
@@ -61,10 +67,10 @@ def redo(
         raise typer.Exit(1)
 
 
-def _since_the_backup(server: ControlPlaneClient, file: Path) -> list[Takings]:
-    check = ChainCheck()
+def _since_the_backup(server: ControlPlaneClient, file: Path, anchors: Sequence[Head]) -> list[Takings]:
+    check = ChainCheck(anchors)
     exported = list(entries_of(file))
-    misfit = next((fault for fault in map(check.misfit, exported) if fault is not None), None)
+    misfit = next((fault for fault in map(check.misfit, exported) if fault is not None), None) or check.missing_end()
     if misfit is not None:
         raise DataError(f"{file}: {misfit}")
     return to_take_away(exported, entries_of_server(server))
