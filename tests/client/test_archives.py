@@ -30,7 +30,7 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[tarfile
 
 def test_files_land_below_the_folder(tmp_path: Path) -> None:
     members = [(tarfile.TarInfo("config.json"), b"{}"), (tarfile.TarInfo("image/model.safetensors"), b"weights")]
-    extract_files(archive(*members), tmp_path)
+    extract_files(archive(*members), tmp_path, {"config.json": 2, "image/model.safetensors": 7})
     assert (tmp_path / "config.json").read_bytes() == b"{}"
     assert (tmp_path / "image" / "model.safetensors").read_bytes() == b"weights"
 
@@ -52,6 +52,6 @@ def test_anything_else_is_refused(tmp_path: Path, member: tuple[tarfile.TarInfo,
     folder = tmp_path / "model"
     folder.mkdir()
     with pytest.raises(DataError, match="is not a plain file below the folder"):
-        extract_files(archive(member), folder)
+        extract_files(archive(member), folder, {member[0].name: len(member[1])})
     assert not list(folder.iterdir())
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

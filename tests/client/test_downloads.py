@@ -13,8 +13,9 @@ from threading import Thread
 
 import pytest
 
+from fedafd.client.archives import extract_files
 from fedafd.client.federation import FederationClient
-from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.errors import ConfigurationError, DataError
 from fedafd.domain.process_errors import ControlPlaneError
 
 
@@ -27,6 +28,8 @@ class _Versions(ThreadingHTTPServer):
         self.asked: list[str] = []
         self.announced: dict[str, bytes] = {}
         self.sent: dict[str, bytes] = {}
+        self.archive: bytes | None = None
+        """In place of an archive of what is sent."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -49,6 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
         return json.dumps({"version": int(version), "metrics": {}, "created_at": "", "files": files}).encode()
 
     def _archive(self, version: str) -> bytes:
+        if self.server.archive is not None:
+            return self.server.archive
         content = io.BytesIO()
         with tarfile.open(fileobj=content, mode="w") as tar:
             for path, data in (self.server.sent | {"version": version.encode()}).items():
@@ -100,6 +105,58 @@ def test_what_came_otherwise_than_announced_is_not_kept(
     with pytest.raises(ControlPlaneError, match=words):
         federation.pull_global_model(tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def with_a_hole(size: int) -> bytes:
+    """A tar of 2 kB whose one file has so many bytes, all of them of a hole (GNU's old format)."""
+    info = tarfile.TarInfo("a")
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[483:495] = b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+def packed(content: bytes) -> bytes:
+    """A gzipped tar."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as tar:
+        info = tarfile.TarInfo("a")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "archive",
+    {
+        "a hole of a terabyte": with_a_hole(1 << 40),
+        "a packed archive": packed(b"x"),
+        "no archive": b"nothing" * 1000,
+        "nothing": b"",
+        "more than announced": bytes(1 << 20),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_an_archive_that_is_none_or_that_grows_is_refused_in_words_and_before_it_fills_the_disk(
+    versions: _Versions, federation: FederationClient, tmp_path: Path, archive: tuple[str, bytes]
+) -> None:
+    versions.announced, versions.archive = {"a": b"x"}, archive[1]
+    with pytest.raises((ControlPlaneError, DataError)):
+        federation.pull_global_model(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("twice", ["a", "a/b"])
+def test_a_file_twice_or_as_a_folder_is_refused_in_words(tmp_path: Path, twice: str) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name in ("a", twice):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    content.seek(0)
+    with pytest.raises((ControlPlaneError, DataError)), tarfile.open(fileobj=content) as tar:
+        extract_files(tar, tmp_path, {"a": 0, "a/b": 0})
 
 
 def test_a_folder_that_holds_files_is_left_alone(federation: FederationClient, tmp_path: Path) -> None:

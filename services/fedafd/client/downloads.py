@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -29,6 +30,8 @@ from fedafd.domain.process_errors import ControlPlaneError
 __all__ = ["pull_model"]
 
 _BLOCK_BYTES = 1 << 20
+_FRAME_BYTES = 64 << 10
+"""Of an archive for each file: header, long name, padding."""
 
 
 def pull_model(
@@ -56,15 +59,16 @@ def pull_model(
     else:
         model = control_plane.ask(SHOW_CLIENT_MODEL, federation, client, version)
         archive, tickets = CLIENT_MODEL_ARCHIVE, CLIENT_MODEL_TICKETS
+    sizes = {file["path"]: file["size_bytes"] for file in model["files"]}
     parts = (federation, *(() if client is None else (client,)), model["version"])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".pull-") as folder:
         fetched = Path(folder) / "model"
         fetched.mkdir()
         if direct:
-            digests = _fetch_direct(control_plane.ask(tickets, *parts)["items"], fetched)
+            digests = _fetch_direct(control_plane.ask(tickets, *parts)["items"], fetched, sizes)
         else:
-            digests = _fetch_archive(control_plane, archive, parts, fetched)
+            digests = _fetch_archive(control_plane, archive, parts, fetched, sizes)
         _check(digests, model["files"])
         if target.exists():
             target.rmdir()
@@ -74,34 +78,53 @@ def pull_model(
 
 
 def _fetch_archive(
-    control_plane: ControlPlaneClient, archive: Operation[bytes], parts: Iterable[str | int], folder: Path
+    control_plane: ControlPlaneClient,
+    archive: Operation[bytes],
+    parts: Iterable[str | int],
+    folder: Path,
+    sizes: Mapping[str, int],
 ) -> dict[str, str]:
+    most = sum(sizes.values()) + _FRAME_BYTES * (1 + len(sizes))
     with tempfile.TemporaryFile(dir=folder.parent) as file:
         with control_plane.download(archive, *parts) as response:
-            for block in response.iter_bytes(_BLOCK_BYTES):
-                file.write(block)
+            _write(response, file, most, "the archive")
         file.seek(0)
-        with tarfile.open(fileobj=file) as tar:
-            return extract_files(tar, folder)
+        try:
+            # Plain, as it is sent: one that is packed could be any number of bytes.
+            tar = tarfile.open(fileobj=file, mode="r:")
+        except tarfile.TarError as error:
+            raise ControlPlaneError(f"what came is no archive: {error}; pull again") from None
+        with tar:
+            return extract_files(tar, folder, sizes)
 
 
-def _fetch_direct(tickets: Iterable[DownloadTicket], folder: Path) -> dict[str, str]:
+def _write(response: httpx.Response, file: IO[bytes], most: int, what: str) -> str:
+    """The SHA-256 of what came. Raises ControlPlaneError for more bytes than that."""
+    digest, count = hashlib.sha256(), 0
+    for block in response.iter_bytes(_BLOCK_BYTES):
+        count += len(block)
+        if count > most:
+            raise ControlPlaneError(f"{what}: has more bytes than announced; pull again")
+        digest.update(block)
+        file.write(block)
+    return digest.hexdigest()
+
+
+def _fetch_direct(tickets: Iterable[DownloadTicket], folder: Path, sizes: Mapping[str, int]) -> dict[str, str]:
     digests = {}
     for ticket in tickets:
         target = folder / ticket["path"]
         if not target.resolve().is_relative_to(folder.resolve()):
             raise ControlPlaneError(f"{ticket['path']}: lies outside the folder")
+        if ticket["path"] not in sizes:
+            raise ControlPlaneError(f"{ticket['path']}: came and was not announced; pull again")
         target.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
         try:
             with httpx.stream("GET", ticket["url"], timeout=600) as response, target.open("wb") as file:
                 response.raise_for_status()
-                for block in response.iter_bytes(_BLOCK_BYTES):
-                    digest.update(block)
-                    file.write(block)
+                digests[ticket["path"]] = _write(response, file, sizes[ticket["path"]], ticket["path"])
         except httpx.HTTPError as error:
             raise unreachable(ticket["url"].partition("?")[0], error) from None
-        digests[ticket["path"]] = digest.hexdigest()
     return digests
 
 
