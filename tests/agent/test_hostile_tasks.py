@@ -69,6 +69,20 @@ def test_a_task_that_makes_no_sense_is_left_in_words_and_the_next_is_done(tmp_pa
     assert [task.round_number for task in scene.trainer.tasks] == [2]
 
 
+@pytest.mark.parametrize("policy", [{}, {"approve": "public-set"}])
+def test_a_manifest_of_megabytes_is_left_before_it_comes(tmp_path: Path, policy: dict[str, str]) -> None:
+    """It is parsed in memory, and was fetched for a person to be told of it before the disk's room was looked at."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.policy = policy
+        scene.server.assign(public_set=b" " * (17 << 20))
+        await scene.run(lambda: bool(scene.server.left))
+
+    scene = play(tmp_path, scenario)
+    assert scene.server.left == [LeaveReason.TASK_NOT_UNDERSTOOD]
+    assert not scene.server.downloads and not scene.trainer.tasks
+
+
 def test_what_a_task_names_twenty_thousand_times_is_fetched_and_read_once(tmp_path: Path) -> None:
     """Each mention of a kept artifact read and hashed all of it."""
 

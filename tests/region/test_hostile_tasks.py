@@ -8,13 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 from tests.agent.fake_aggregator import CREDENTIAL, FakeAggregator
-from tests.region.world import Services, at_work, region, services, until
+from tests.region.test_region import ScriptedSite
+from tests.region.world import Services, agent, at_work, region, services, until
 
 from fedafd.artifacts.manifest import Manifest, Shard
-from fedafd.domain.config import parse_federation_config
+from fedafd.artifacts.representations import encode_representations
+from fedafd.domain.config import WireDtype, parse_federation_config
+from fedafd.domain.kinds import Modality
 from fedafd.domain.leaving import LeaveReason
 from fedafd.persistence.stage_repository import list_stages
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -24,6 +28,14 @@ _BLOB = b"shard" * 100
 
 class FakeUpper(FakeAggregator):
     """Takes a region."""
+
+    says = ""
+    """In the place of a receipt."""
+
+    async def CommitUpload(self, request: pb.CommitUploadRequest, context: Any) -> pb.CommitUploadResponse:
+        answer = await super().CommitUpload(request, context)
+        answer.receipt = self.says or answer.receipt
+        return answer
 
     async def Enroll(self, request: pb.EnrollRequest, context: Any) -> pb.EnrollResponse:
         return pb.EnrollResponse(federation_id="upper", client_id="1", client_name="north", credential=CREDENTIAL)
@@ -40,11 +52,16 @@ class FakeUpper(FakeAggregator):
                 federation_config_json=parse_federation_config({"name": "upper"}).sites_json(),
                 public_set_sha256=manifest.sha256,
                 public_set=[manifest, shard],
-                global_representations=self.put(b"reps %d" % number, "representations"),
+                global_representations=self.put(_representations(manifest.sha256), "representations"),
                 encoder_bundles=[self.put(name.encode(), f"encoder-bundle/{name}") for name in ("image", "text")],
             )
         )
         return self.task.train
+
+
+def _representations(public_set_sha256: str) -> bytes:
+    rows = np.eye(4, 256, dtype=np.float32)
+    return encode_representations(dict.fromkeys(Modality, rows), public_set_sha256, WireDtype.FLOAT16)
 
 
 @pytest.fixture
@@ -120,6 +137,32 @@ HOSTILE: dict[str, tuple[Callable[[FakeUpper, pb.TrainTask], object], LeaveReaso
         LeaveReason.TASK_NOT_UNDERSTOOD,
     ),
 }
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+async def test_what_the_upper_federation_says_of_a_delivery_is_kept_as_a_short_text(
+    upper: FakeUpper, below: Services, tmp_path: Path, accepts: bool
+) -> None:
+    """A receipt that does not fit its column ended the region, and reasons were kept as they came."""
+    words = "no\x1b[2J\x1b]0;owned\x07\r\nthanks \u202e" + "!" * 1_000_000
+    upper.says, upper.reject = words, None if accepts else words
+    upper.ask(1)
+    site = ScriptedSite("a")
+    site.may_end.set()
+    token = await below.invite("north", "a", "image")
+    make = partial(region, tmp_path / "region", upper, below, "north", "fedafd-enrol.good")  # type: ignore[arg-type]
+    with capture_logs():
+        async with (
+            at_work(partial(agent, tmp_path / "a", below, "a", "image", token, trainer=site)),
+            at_work(make) as running,
+        ):
+            over = await below.over("north", 1, seconds=60)
+            assert not running.done()
+    kept = over.upstream_receipt if accepts else over.reason
+    assert kept is not None and "thanks" in kept
+    assert len(kept) <= (64 if accepts else 2100)
+    assert not any(mark in kept for mark in "\x1b\x07\r\n\u202e")
+    assert over.state == ("completed" if accepts else "failed")
 
 
 @pytest.mark.parametrize("what", HOSTILE)

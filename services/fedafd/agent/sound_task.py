@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from fedafd.artifacts.manifest import LONGEST_MANIFEST
 from fedafd.artifacts.stage_io import BUNDLE
 from fedafd.domain.config.base import NAME_PATTERN
 from fedafd.domain.errors import ConfigurationError, InvalidRequestError
@@ -40,6 +41,11 @@ def need_understood(task: pb.TrainTask) -> None:
         raise InvalidRequestError("the task names no public set")
     if task.public_set[0].sha256 != task.public_set_sha256:
         raise InvalidRequestError("the task names one public set, and has the manifest of another")
+    if task.public_set[0].size_bytes > LONGEST_MANIFEST:
+        raise InvalidRequestError(
+            f"the public set's manifest has {task.public_set[0].size_bytes:,} bytes; at most {LONGEST_MANIFEST:,} are"
+            " read"
+        )
     if not task.encoder_bundles:
         raise InvalidRequestError("the task names no encoder bundle")
     hashes: dict[Modality, str] = {}

@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from fedafd.domain.errors import PublicSetError
 from fedafd.domain.hashing import sha256_of
 
-__all__ = ["MANIFEST_NAME", "Manifest", "Shard", "read_manifest"]
+__all__ = ["LONGEST_MANIFEST", "MANIFEST_NAME", "Manifest", "Shard", "read_manifest"]
 
 MANIFEST_NAME = "manifest.json"
+LONGEST_MANIFEST = 16 << 20
+"""Bytes: it is parsed in memory, which takes a multiple of that."""
 _HEX = r"^[0-9a-f]{64}$"
 
 

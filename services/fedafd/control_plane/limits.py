@@ -7,6 +7,7 @@ import re
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from fedafd.artifacts.manifest import LONGEST_MANIFEST
 from fedafd.control_plane.problems import PROBLEM_MEDIA_TYPE, Problem
 from fedafd.messaging.query_messages import MAX_PICTURE_BYTES
 
@@ -14,7 +15,7 @@ __all__ = ["BODY_BYTES", "MANIFEST_BYTES", "PICTURE_BYTES", "BodyLimit"]
 
 BODY_BYTES = 1 << 20
 """Of JSON bodies."""
-MANIFEST_BYTES = 16 << 20
+MANIFEST_BYTES = LONGEST_MANIFEST
 """Of a public set's manifest."""
 PICTURE_BYTES = MAX_PICTURE_BYTES * 4 // 3 + (64 << 10)
 """Of a query, whose picture is in base64, or a part of a form."""

@@ -41,6 +41,7 @@ from fedafd.domain.errors import (
 )
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.domain.leaving import Activity, ActivityKind, LeaveReason
+from fedafd.domain.plain_text import plain_text
 from fedafd.domain.states import RoundState
 from fedafd.persistence.models import RoundRow
 from fedafd.proto.v1 import aggregator_pb2 as pb
@@ -55,6 +56,8 @@ __all__ = ["Region"]
 _AFTER_ERROR_SECONDS = 5.0
 _SIGN_OF_LIFE_LOOKS = 10
 _FATAL = (UnauthenticatedError, ForbiddenError, IdentityInUseError)
+_LONGEST_RECEIPT, _LONGEST_REASON = 64, 2000
+"""Characters of the upper federation's words that are kept: the region's operators read them."""
 _WITHOUT_IT = "the upper federation's round went on without it"
 _log = get_logger(__name__)
 
@@ -269,12 +272,13 @@ class Region:
     async def _settled(self, row: RoundRow, receipt: pb.CommitUploadResponse) -> None:
         self._metrics.round_done("delivered" if receipt.accepted else "rejected")
         if receipt.accepted:
-            await self._own.delivered(row, receipt.receipt)
-            _log.info("region.delivered", round=row.number, receipt=receipt.receipt)
+            told = plain_text(receipt.receipt[:_LONGEST_RECEIPT])
+            await self._own.delivered(row, told)
+            _log.info("region.delivered", round=row.number, receipt=told)
             return
-        reason = f"the upper federation rejected the merged states: {receipt.rejection_reason}"
-        await self._own.end(row.id, RoundState.FAILED, reason)
-        _log.error("region.rejected", round=row.number, reason=receipt.rejection_reason)
+        why = plain_text(receipt.rejection_reason[:_LONGEST_REASON])
+        await self._own.end(row.id, RoundState.FAILED, f"the upper federation rejected the merged states: {why}")
+        _log.error("region.rejected", round=row.number, reason=why)
 
     async def _leave(self, connection: AggregatorConnection, task: pb.TrainTask, departure: Departure) -> None:
         """Leave the upper round; what cannot be noted, as on a full disk, is not said."""
