@@ -101,6 +101,8 @@ class FakeAggregator(AggregatorServiceServicer):
         self.work_done: list[int] = []
         self.federation_id = "f"
         self.client_name = "site-a"
+        self.credential = CREDENTIAL
+        """What it gives."""
         self.wire: list[bytes] = []
         """Every message and every piece of metadata that came, in order."""
         self.small_calls: Counter[str] = Counter()
@@ -203,7 +205,7 @@ class FakeAggregator(AggregatorServiceServicer):
             self.lost_enrolments -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "cable cut after the enrolment")
         return pb.EnrollResponse(
-            federation_id=self.federation_id, client_id="1", client_name=self.client_name, credential=CREDENTIAL
+            federation_id=self.federation_id, client_id="1", client_name=self.client_name, credential=self.credential
         )
 
     async def FetchTask(self, request: pb.FetchTaskRequest, context: Any) -> pb.FetchTaskResponse:

@@ -78,3 +78,16 @@ def test_a_name_that_is_none_enrols_nobody(tmp_path: Path, whose: str, name: str
 
     scene = play(tmp_path, scenario)
     assert StateDirectory(scene.state_dir).load_credential() is None
+
+
+@pytest.mark.parametrize("credential", ["", "a b", "a\nX-Other: b", "\x1b[2J", "\u00e9", "a" * 100_000])
+def test_a_credential_that_no_call_can_carry_enrols_nobody(tmp_path: Path, credential: str) -> None:
+    """It was kept, and ended the agent with a trace at each start from then on."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.server.credential = credential
+        with pytest.raises(InvalidRequestError, match="gave a credential of"):
+            await scene.run(lambda: False)
+
+    scene = play(tmp_path, scenario)
+    assert StateDirectory(scene.state_dir).load_credential() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -13,6 +14,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.certificates import Authority
 from tests.servers import free_port
@@ -226,6 +229,34 @@ async def test_distillers_and_aggregator_know_each_other_by_the_internal_token(a
                 await asyncio.to_thread(method)
             assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert await health(asked, None) == ""
+
+
+async def test_neither_a_clients_certificate_nor_the_token_of_before_opens_the_distillers_listener(
+    aggregator: Serve, tmp_path: Path
+) -> None:
+    """A client has a certificate of the deployment's authority, which is not the distillers'."""
+    apart, before = f"0.0.0.0:{free_port()}", "previous-token-of-tests"
+    address = await aggregator(internal_listen=apart, previous_internal_token=before)
+    line = distiller(apart)
+    assert isinstance(line, Trust)
+    credential = await join(site(address, tmp_path / "site"), await invitation(tmp_path))
+    der = base64.b64decode(credential.certificate)
+    pem = x509.load_der_x509_certificate(der).public_bytes(serialization.Encoding.PEM)
+    for shown in ((credential.key.encode(), pem), internal_trust(before).shown):
+        assert await health(apart, Trust(line.authorities, line.server_name, shown)) != ""
+    with open_sync_channel(apart, line) as channel:
+        stub = DistillationServiceStub(channel)
+        for bearer in (before, credential.secret, ""):
+            for call, request in (
+                (stub.ClaimStage, distillation_pb2.ClaimStageRequest(stage_id="0" * 32, worker="w")),
+                (stub.CompleteStage, distillation_pb2.CompleteStageRequest(stage_id="0" * 32, token=1)),
+                (stub.FailStage, distillation_pb2.FailStageRequest(stage_id="0" * 32, token=1)),
+                (stub.DescribeMaker, distillation_pb2.DescribeMakerRequest(stage_id="0" * 32, key="x")),
+                (stub.ReportStageProgress, distillation_pb2.ReportStageProgressRequest(stage_id="0" * 32, token=1)),
+            ):
+                with pytest.raises(grpc.RpcError) as raised:
+                    await asyncio.to_thread(partial(call, request, metadata=bearer_metadata(bearer), timeout=20))
+                assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_beside_certificates_of_your_own_distillers_know_the_aggregator_by_the_internal_token(

@@ -26,7 +26,7 @@ from fedafd.agent.patch import CHANGE_IN_PART, Patch, patch_of
 from fedafd.agent.patient_calls import PatientCalls, is_broken_line
 from fedafd.agent.session import AgentSession
 from fedafd.agent.signing import Signing
-from fedafd.agent.sound_task import need_names
+from fedafd.agent.sound_task import need_credential, need_names
 from fedafd.agent.state import Credential
 from fedafd.artifacts.blocks import checked_length
 from fedafd.domain.config import DirectUploadConfig, TlsConfig
@@ -114,7 +114,8 @@ class AggregatorConnection:
     ) -> Credential:
         """Trade the one-time token for a credential, bound to `key`; with the same `nonce` again for the same one.
 
-        Raises InvalidRequestError for names that are none: folders of trackers have them.
+        Raises InvalidRequestError for names that are none, as folders of trackers have them, and for a credential that
+        no call can carry.
         """
         request = pb.EnrollRequest(
             token=token,
@@ -125,6 +126,7 @@ class AggregatorConnection:
         )
         answer = await self._calls.repeat("enrol", lambda: self._stub.Enroll(request, timeout=_CALL_SECONDS))
         need_names(federation=answer.federation_id, client=answer.client_name)
+        need_credential(answer.credential)
         return Credential(
             federation_id=answer.federation_id,
             client_id=answer.client_id,

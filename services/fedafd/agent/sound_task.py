@@ -17,8 +17,9 @@ from fedafd.domain.kinds import Modality
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 
-__all__ = ["decoded_configuration", "modality_of", "moment_of", "need_names", "need_understood"]
+__all__ = ["decoded_configuration", "modality_of", "moment_of", "need_credential", "need_names", "need_understood"]
 
+_CREDENTIAL = re.compile(r"[!-~]{1,1024}")
 _LONGEST_CONFIGURATION = 1 << 20
 """Characters of its JSON."""
 
@@ -31,6 +32,15 @@ def need_names(**names: str) -> None:
                 f"the aggregator says that the {what} is {name[:80]!r}, which is no name of a {what}; nothing was kept."
                 " Ask the federation's operator what answers at this address"
             )
+
+
+def need_credential(text: str) -> None:
+    """Raises InvalidRequestError for a credential that no header of a call can hold: each call would end the agent."""
+    if not _CREDENTIAL.fullmatch(text):
+        raise InvalidRequestError(
+            f"the aggregator gave a credential of {len(text):,} characters that is none; nothing was kept. Ask the"
+            " federation's operator what answers at this address"
+        )
 
 
 def need_understood(task: pb.TrainTask) -> None:
