@@ -371,6 +371,40 @@ def test_what_was_shown_is_approved_and_nothing_that_came_since(tmp_path: Path) 
     play(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("averaging", ["off", "weights"])
+def test_weights_that_a_task_brings_are_taken_only_where_the_configuration_averages(
+    tmp_path: Path, averaging: str
+) -> None:
+    """A site whose policy says `averaging: off` had its model's weights replaced by whatever the server sent."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"allow": {"averaging": averaging}}
+        scene.share = {"weights": averaging == "weights"}
+        scene.server.assign(1, averaging=averaging, client={"vocabulary": "public"})
+        planted = scene.server.put(b"planted", "weights/image-group")
+        scene.server.task.train.averaged_weights.append(planted)
+        await scene.run(lambda: bool(scene.server.commits))
+
+    scene = play(tmp_path, scenario)
+    (task,) = scene.trainer.tasks
+    taken = averaging == "weights"
+    assert (set(task.averages) == {"image-group"}) is taken
+    assert (scene.server.put(b"planted", "").sha256 in {sha256 for sha256, _ in scene.server.downloads}) is taken
+
+
+@pytest.mark.parametrize("takes", [False, True])
+def test_a_model_leaves_only_where_the_configuration_takes_it_too(tmp_path: Path, takes: bool) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.policy = {"allow": {"accept_personalized_models": takes}}
+        scene.share = {"personalized_model": True}
+        scene.server.assign(1, accepts_model=True, accept_personalized_models=takes)
+        await scene.run(lambda: bool(scene.server.commits))
+
+    scene = play(tmp_path, scenario)
+    assert scene.trainer.tasks[0].share_model is takes
+    assert any(upload.startswith("personalized-model") for upload in scene.server.uploads) is takes
+
+
 def test_how_much_a_public_set_is_stands_in_what_its_hash_is_of(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         scene.policy = {"approve": "public-set"}

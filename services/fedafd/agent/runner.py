@@ -319,7 +319,10 @@ class Agent:
                 f"the federation's strategy {config.strategy} averages weights, and this site shares none; set"
                 " share.weights: true in agent.yaml to take part"
             )
-        named = [*task.public_set, task.global_representations, *task.encoder_bundles, *task.averaged_weights]
+        # The configuration is what a person approved and the policy allows: a task adds nothing to it.
+        averages = [] if config.averaging is AveragingMode.OFF else [*task.averaged_weights]
+        takes_model = task.accepts_personalized_model and config.accept_personalized_models
+        named = [*task.public_set, task.global_representations, *task.encoder_bundles, *averages]
         # Each once, however often it is named: each use of a kept one reads all of it.
         artifacts = list({artifact.sha256: artifact for artifact in reversed(named)}.values())[::-1]
         sizes = {artifact.sha256: artifact.size_bytes for artifact in artifacts}
@@ -361,9 +364,9 @@ class Agent:
             shards=[paths[shard.sha256] for shard in task.public_set[1:]],
             global_representations=paths[task.global_representations.sha256],
             encoder_bundles=bundles,
-            averages={w.purpose.partition("/")[2]: paths[w.sha256] for w in task.averaged_weights},
+            averages={w.purpose.partition("/")[2]: paths[w.sha256] for w in averages},
             previous_state=None if previous is None else previous[1],
-            share_model=self._config.share.personalized_model and task.accepts_personalized_model,
+            share_model=self._config.share.personalized_model and takes_model,
             representation_noise=self._config.share.representation_noise,
             dp=self._config.privacy.dp,
             spend=partial(self._account.spend, config, task.round_number, is_new=previous is None),

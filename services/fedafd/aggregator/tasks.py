@@ -23,6 +23,7 @@ from fedafd.artifacts.stage_io import (
     SharedOutputs,
     is_global_representations,
 )
+from fedafd.domain.config import AveragingMode
 from fedafd.domain.kinds import ParticipantKind, StageKind
 from fedafd.domain.seeds import derive_seed
 from fedafd.persistence.caller_repository import CallingClient, WaitingPart
@@ -131,7 +132,8 @@ async def _artifacts(
 ) -> list[types_pb2.Artifact]:
     prepared = await stage_outputs(session, row.id, StageKind.PREPARE) or {}
     manifest = await public_set_manifest(context, row.public_set_sha256)
-    averages = await _averages(session, row, kind)
+    averaging = config_of_round(row).averaging is not AveragingMode.OFF  # it may have been turned off since the base
+    averages = await _averages(session, row, kind) if averaging else []
     return [*_public_set(row.public_set_sha256, manifest), *_prepared(prepared, kind), *averages]
 
 
