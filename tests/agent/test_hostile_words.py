@@ -21,7 +21,7 @@ HOSTILE = "wait\x1b[2J\x1b]0;owned\x07\r\nyour yes  is not needed \u202eevil\x9b
 OBEYED = "\x1b\x07\r\x9b\u202e"
 
 
-class _Hostile(health_pb2_grpc.HealthServicer):
+class _Hostile(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     def Check(self, _: Any, context: Any) -> Any:
         context.abort(grpc.StatusCode.UNAVAILABLE, HOSTILE)
 

@@ -90,6 +90,12 @@ def _other_bytes(upper: FakeUpper, task: pb.TrainTask) -> None:
     task.public_set_sha256 = manifest.sha256
 
 
+def _no_manifest(upper: FakeUpper, task: pb.TrainTask) -> None:
+    manifest = upper.put(b"{}", "public-set/manifest")
+    task.public_set[0].CopyFrom(manifest)
+    task.public_set_sha256 = manifest.sha256
+
+
 HOSTILE: dict[str, tuple[Callable[[FakeUpper, pb.TrainTask], object], LeaveReason]] = {
     "nested configuration": (
         lambda _, task: setattr(task, "federation_config_json", "[" * 100_000),
@@ -102,13 +108,7 @@ HOSTILE: dict[str, tuple[Callable[[FakeUpper, pb.TrainTask], object], LeaveReaso
     "no public set": (lambda _, task: task.ClearField("public_set"), LeaveReason.TASK_NOT_UNDERSTOOD),
     "the manifest of another public set": (_other_manifest, LeaveReason.TASK_NOT_UNDERSTOOD),
     "a manifest in other bytes than its hash is of": (_other_bytes, LeaveReason.TASK_NOT_UNDERSTOOD),
-    "a manifest that is none": (
-        lambda upper, task: (
-            task.public_set[0].CopyFrom(upper.put(b"{}", "public-set/manifest")),
-            setattr(task, "public_set_sha256", task.public_set[0].sha256),
-        ),
-        LeaveReason.DATA_UNUSABLE,
-    ),
+    "a manifest that is none": (_no_manifest, LeaveReason.DATA_UNUSABLE),
     "a public set without one of its shards": (
         lambda _, task: task.public_set.pop(),
         LeaveReason.TASK_NOT_UNDERSTOOD,

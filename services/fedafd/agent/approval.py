@@ -6,7 +6,6 @@ The agent writes `proposed.json` alone, `fedafd agent approve` `approved.json` a
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -156,7 +155,7 @@ def proposal_words(root: Path, proposal: Proposal) -> Iterator[str]:
         for key, old, new in changes:
             yield f"  {plain_text(key)}: {_shown(old, new)} -> {_shown(new, old)}"
         if len(changes) > _USUAL_KEYS:
-            yield f"  these are {len(changes):,} keys, more than a configuration has: ask the operator what they are for"
+            yield f"  {len(changes):,} keys are more than a configuration has: ask the operator what they are for"
     yield ""
     yield f"its ID: {proposal_id(proposal)}"
 
@@ -178,7 +177,8 @@ def _shown(value: JsonValue, other: JsonValue) -> str:
     text = plain_text(json.dumps(value))
     if len(text) <= _LONGEST_VALUE:
         return text
-    same = len(os.path.commonprefix([text, plain_text(json.dumps(other))]))
+    beside = plain_text(json.dumps(other))
+    same = next((at for at, (a, b) in enumerate(zip(text, beside, strict=False)) if a != b), len(beside))
     start = max(0, min(same - _BEFORE, len(text) - _LONGEST_VALUE))
     part = ("..." if start else "") + text[start : start + _LONGEST_VALUE]
     more = "..." if start + _LONGEST_VALUE < len(text) else ""

@@ -91,11 +91,10 @@ def _fetch_archive(
         file.seek(0)
         try:
             # Plain, as it is sent: one that is packed could be any number of bytes.
-            tar = tarfile.open(fileobj=file, mode="r:")
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                return extract_files(tar, folder, sizes)
         except tarfile.TarError as error:
             raise ControlPlaneError(f"what came is no archive: {error}; pull again") from None
-        with tar:
-            return extract_files(tar, folder, sizes)
 
 
 def _write(response: httpx.Response, file: IO[bytes], most: int, what: str) -> str:
