@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agent.scene import Scene, play
@@ -22,7 +23,9 @@ def test_a_path_in_place_of_a_hash_touches_no_file(tmp_path: Path, place: str, i
     private.write_bytes(b"a picture")
 
     async def scenario(scene: Scene) -> None:
-        scene.server.assign()
+        scene.share = {"weights": True}
+        averaging: dict[str, Any] = {"averaging": "weights", "client": {"vocabulary": "public"}}
+        scene.server.assign(**(averaging if place == "weights" else {}))
         task = scene.server.task.train
         name = str(private) if is_absolute else f"../../{private.relative_to(tmp_path)}"
         scene.server.blobs[name] = b"planted"

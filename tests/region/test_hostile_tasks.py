@@ -108,7 +108,7 @@ HOSTILE: dict[str, tuple[Callable[[FakeUpper, pb.TrainTask], object], LeaveReaso
     "no public set": (lambda _, task: task.ClearField("public_set"), LeaveReason.TASK_NOT_UNDERSTOOD),
     "the manifest of another public set": (_other_manifest, LeaveReason.TASK_NOT_UNDERSTOOD),
     "a manifest in other bytes than its hash is of": (_other_bytes, LeaveReason.TASK_NOT_UNDERSTOOD),
-    "a manifest that is none": (_no_manifest, LeaveReason.DATA_UNUSABLE),
+    "a manifest that is none": (_no_manifest, LeaveReason.PUBLIC_SET_UNUSABLE),
     "a public set without one of its shards": (
         lambda _, task: task.public_set.pop(),
         LeaveReason.TASK_NOT_UNDERSTOOD,
