@@ -103,7 +103,7 @@ def _is_shallow(value: Any) -> bool:
     """Whether it can be hashed: deeper values would exhaust the stack, there or in a database's reader of JSON."""
     level = [value]
     for _ in range(_DEEPEST):
-        level = [inner for each in level for inner in _inner(each)]
+        level = [inner for outer in level for inner in _inner(outer)]
         if not level:
             return True
     return False

@@ -272,9 +272,9 @@ class Region:
     async def _settled(self, row: RoundRow, receipt: pb.CommitUploadResponse) -> None:
         self._metrics.round_done("delivered" if receipt.accepted else "rejected")
         if receipt.accepted:
-            told = plain_text(receipt.receipt[:_LONGEST_RECEIPT])
-            await self._own.delivered(row, told)
-            _log.info("region.delivered", round=row.number, receipt=told)
+            kept_receipt = plain_text(receipt.receipt[:_LONGEST_RECEIPT])
+            await self._own.delivered(row, kept_receipt)
+            _log.info("region.delivered", round=row.number, receipt=kept_receipt)
             return
         why = plain_text(receipt.rejection_reason[:_LONGEST_REASON])
         await self._own.end(row.id, RoundState.FAILED, f"the upper federation rejected the merged states: {why}")

@@ -19,13 +19,13 @@ __all__ = ["need_whole", "need_whole_set"]
 def need_whole(task: pb.TrainTask) -> None:
     """Raise InvalidRequestError for a task that does not have all that a region's round begins with, and no more."""
     need_understood(task)
-    found = [blob.purpose for blob in (task.global_representations, *task.encoder_bundles)]
+    purposes = [blob.purpose for blob in (task.global_representations, *task.encoder_bundles)]
     names = SharedOutputs(global_representations=None, encoder_bundles=dict.fromkeys(Modality)).for_sites(
         tuple(Modality)
     )
-    if sorted(found) != sorted(names):
+    if sorted(purposes) != sorted(names):
         raise InvalidRequestError(
-            f"the task names {', '.join(repr(name[:80]) for name in found[:5])}; a region needs each of"
+            f"the task names {', '.join(repr(name[:80]) for name in purposes[:5])}; a region needs each of"
             f" {', '.join(names)} once"
         )
 
