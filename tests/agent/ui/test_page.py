@@ -62,7 +62,9 @@ class Visitor(TestClient):
 def visiting(config: AgentConfig) -> Iterator[Visitor]:
     app = create_app(config, hosts=frozenset({HOST}), key=KEY)
     with Visitor(app, base_url=f"http://{HOST}") as visitor:
-        assert visitor.get("/", params={"key": KEY}).status_code == 200
+        answer = visitor.get("/", params={"key": KEY})
+        assert answer.status_code == 200
+        visitor.base_url = answer.url.copy_with(query=None)
         yield visitor
 
 
@@ -227,7 +229,7 @@ def test_a_caption_finds_the_pictures_that_the_model_finds(tmp_path: Path) -> No
         visitor.submit("/pictures")
         assert "pictures among 40" in visitor.when_done()
         text = visitor.submit("/model", caption="a red circle").text
-        assert re.findall(r'src="/pictures/(\S+)\.png"', text) == [hit.name for hit in best]
+        assert re.findall(r'src="\S+/pictures/(\S+)\.png"', text) == [hit.name for hit in best]
         assert visitor.get(f"/pictures/{best[0].name}.png").content.startswith(b"\x89PNG")
         for path in ("train/0", "val/16", "val/-1", "labels/0", "../val/0"):
             assert visitor.get(f"/pictures/{path}.png").status_code == 404

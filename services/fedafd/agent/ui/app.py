@@ -34,10 +34,10 @@ Endpoint = Callable[[Request], Awaitable[Response] | Response]
 
 def create_app(config: AgentConfig, *, hosts: frozenset[str], key: str, cookie: str = "fedafd-ui") -> Starlette:
     """The application for one site. `key` opens it; `hosts` are the Host headers that it answers."""
-    look = OwnLook(config)
-    routes = _Routes(look, OwnModel(config, look), Page(config, form_token=secrets.token_urlsafe(32)))
+    look, root = OwnLook(config), f"/{secrets.token_urlsafe(32)}"
+    routes = _Routes(look, OwnModel(config, look), Page(config, form_token=secrets.token_urlsafe(32), root=root))
     app = Starlette(routes=routes.all(), lifespan=routes.lifespan, exception_handlers=routes.handlers())
-    app.add_middleware(Guard, hosts=hosts, key=key, cookie=cookie)
+    app.add_middleware(Guard, hosts=hosts, key=key, cookie=cookie, root=root)
     return app
 
 
@@ -98,13 +98,13 @@ class _Routes:
         await self._form(request)
         self._look.start()
         await run_in_threadpool(self._look.wait, _AT_ONCE_SECONDS)
-        return RedirectResponse("/#data", 303)
+        return RedirectResponse(f"{self._page.root}/#data", 303)
 
     async def _start_reading(self, request: Request) -> Response:
         await self._form(request)
         self._model.read_pictures()
         await run_in_threadpool(self._model.wait, _AT_ONCE_SECONDS)
-        return RedirectResponse("/#model", 303)
+        return RedirectResponse(f"{self._page.root}/#model", 303)
 
     async def _form(self, request: Request) -> Form:
         form = await read_form(request)
@@ -130,7 +130,9 @@ class _Routes:
         return self._page.error(400, str(error))
 
     def _unexpected(self, request: Request, error: Exception) -> Response:
-        _log.error("ui.failed", path=request.url.path, reason=f"{type(error).__name__}: {error}")
+        _log.error(
+            "ui.failed", path=request.url.path.removeprefix(self._page.root), reason=f"{type(error).__name__}: {error}"
+        )
         return self._page.error(500, "Something went wrong here; the terminal that runs this page says more.")
 
 

@@ -4,12 +4,15 @@ Loopback alone is no answer. Another user of the machine can reach the port, any
 requests to it, and one whose name is turned to 127.0.0.1 (DNS rebinding) could read the answers. So each request must
 name this server as its host and carry the key that the start printed, as a cookie that the browser sends from this
 page only; and what changes anything must come from a form of the page.
+
+Browsers send a cookie to every port of a host, so also to a server of another user of this machine. But they do so
+below the cookie's path alone. So everything lies below a path that nobody can guess, and the cookie with it: whoever
+listens on another port gets neither, whatever that page makes the browser ask for.
 """
 
 from __future__ import annotations
 
 import secrets
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -18,7 +21,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Guard"]
 
-_OPEN = frozenset({"/style.css", "/icon.svg"})
 _SAFE = frozenset({"GET", "HEAD"})
 _POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none';"
@@ -37,10 +39,11 @@ _HEADERS = {
 
 
 class Guard:
-    """ASGI middleware. `hosts` are the values of the Host header that are this server."""
+    """ASGI middleware. `hosts` are the values of the Host header that are this server; `root`, such as `/x7Fq`, is
+    what every path but `/` itself begins with, and what is behind it the application sees."""
 
-    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], key: str, cookie: str) -> None:
-        self._app, self._hosts, self._key, self._cookie = app, hosts, key, cookie
+    def __init__(self, app: ASGIApp, *, hosts: frozenset[str], key: str, cookie: str, root: str) -> None:
+        self._app, self._hosts, self._key, self._cookie, self._root = app, hosts, key, cookie, root
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -55,7 +58,8 @@ class Guard:
             await send(message)
 
         answer = self._answer(Request(scope))
-        await (answer or self._app)(scope, receive, send_guarded)
+        below = scope if answer is not None else {**scope, "root_path": self._root}
+        await (answer or self._app)(below, receive, send_guarded)
 
     def _answer(self, request: Request) -> Response | None:
         """What is answered in place of the page; None for a request that may pass."""
@@ -64,24 +68,29 @@ class Guard:
             return PlainTextResponse("This page has another address.\n", 421)
         if request.method not in _SAFE and not _from_here(request.headers, hosts[0]):
             return PlainTextResponse("Only forms of this page may be sent here.\n", 403)
-        if request.url.path in _OPEN:
-            return None
         given = request.query_params.get("key")
-        if given is not None and request.method in _SAFE:
+        if request.url.path == "/" and given is not None and request.method in _SAFE:
             return self._let_in(given)
-        if not self._is_key(_cookie(request.headers, self._cookie)):
+        if not self._is_below(request.url.path) or not any(map(self._is_key, _cookies(request.headers, self._cookie))):
             return _locked()
         return None
 
     def _let_in(self, given: str) -> Response:
         if not self._is_key(given):
             return _locked()
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(self._cookie, self._key, httponly=True, samesite="strict")
+        answer = RedirectResponse(f"{self._root}/", 303)
+        answer.set_cookie(self._cookie, self._key, path=f"{self._root}/", httponly=True, samesite="strict")
         return answer
 
     def _is_key(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode(errors="surrogateescape"), self._key.encode())
+        return _are_one(given, self._key)
+
+    def _is_below(self, path: str) -> bool:
+        return path.startswith("/") and "/" in path[1:] and _are_one(f"/{path[1:].partition('/')[0]}", self._root)
+
+
+def _are_one(given: str, kept: str) -> bool:
+    return secrets.compare_digest(given.encode(errors="surrogateescape"), kept.encode())
 
 
 def _from_here(headers: Headers, host: str) -> bool:
@@ -89,12 +98,10 @@ def _from_here(headers: Headers, host: str) -> bool:
     return origin in (None, f"http://{host}") and site in (None, "same-origin")
 
 
-def _cookie(headers: Headers, name: str) -> str:
-    try:
-        cookie = SimpleCookie("; ".join(headers.getlist("cookie"))).get(name)
-    except CookieError:
-        return ""
-    return "" if cookie is None else cookie.value
+def _cookies(headers: Headers, name: str) -> list[str]:
+    """All of that name: a server on another port of the host may have set one that the browser sends beside ours."""
+    pairs = (pair.strip().partition("=") for line in headers.getlist("cookie") for pair in line.split(";"))
+    return [value for given, _, value in pairs if given == name]
 
 
 def _locked() -> Response:

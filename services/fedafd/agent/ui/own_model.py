@@ -63,6 +63,7 @@ class PictureHit:
     """One picture that a caption found."""
 
     path: str
+    """Of the page's picture, without what all its paths begin with."""
     split: str
     caption: str
     likeness: float
@@ -141,7 +142,7 @@ class OwnModel:
         for name, likeness in nearest(row, names, pictures.rows, _HITS):
             split, _, index = name.partition("/")
             captions = pictures.splits[split].captions[int(index)]
-            results.append(PictureHit(f"/pictures/{name}.png", split, captions[0] if captions else "", likeness))
+            results.append(PictureHit(f"pictures/{name}.png", split, captions[0] if captions else "", likeness))
         return results
 
     def picture(self, split: str, index: int) -> bytes | None:

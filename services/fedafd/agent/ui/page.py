@@ -38,9 +38,10 @@ class Tried:
 class Page:
     """Renders the templates for one site."""
 
-    def __init__(self, config: AgentConfig, *, form_token: str) -> None:
+    def __init__(self, config: AgentConfig, *, form_token: str, root: str) -> None:
+        """`root` is what paths of links begin with."""
         self._config = config
-        self.form_token = form_token
+        self.form_token, self.root = form_token, root
         self._templates = Environment(
             loader=PackageLoader("fedafd.agent.ui"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
@@ -78,7 +79,13 @@ class Page:
     def _render(self, template: str, *, status: int = 200, **values: Any) -> Response:
         credential, _ = _or_problem(self._credential)
         html = self._templates.get_template(template).render(
-            site=self._config, credential=credential, token=self.form_token, now=time.time_ns(), status=status, **values
+            site=self._config,
+            credential=credential,
+            token=self.form_token,
+            root=self.root,
+            now=time.time_ns(),
+            status=status,
+            **values,
         )
         # Names of files may hold what is no character.
         content = html.encode("utf-8", "backslashreplace")

@@ -64,6 +64,8 @@ def _listening(address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(address), port))
+        # At once: until somebody listens, SO_REUSEADDR lets another user of the machine bind the port, too.
+        listener.listen()
     except OSError as error:
         listener.close()
         raise ConfigurationError(
