@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from fedafd.cli.doctor.up_folder import note_settings, up_folder
+from fedafd.cli.doctor.up_folder import default_folder, note_settings, up_folder
 from fedafd.cli.profiles import Profile, Profiles, apply_profile, write_profiles
 
 SETTINGS = {"FEDAFD_CONTROL_PLANE_PORT": "8081", "FEDAFD_AGGREGATOR_LISTEN": "127.0.0.1:7444"}
@@ -72,3 +73,16 @@ def test_sites_of_this_machine_dial_it_as_it_listens(folder: Path, settings: dic
     up = up_folder()
     assert up is not None
     assert (up.aggregator, up.has_tls) == ("127.0.0.1:7444", has_tls)
+
+
+NOBODY = 65534
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another account, which root may alone")
+@pytest.mark.parametrize("whose", ["", "secrets", "secrets/settings.json"])
+def test_a_folder_that_another_account_put_here_is_not_asked_whom_to_call(folder: Path, whose: str) -> None:
+    """Its key could be a link to a secret of ours, and its port be the other account's."""
+    assert default_folder() is not None and up_folder() is not None
+    os.chown(folder / whose, NOBODY, NOBODY)
+    assert applied() == {}
+    assert default_folder() is None

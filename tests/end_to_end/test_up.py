@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -33,7 +34,7 @@ client: {local_epochs: 1}
 
 
 @contextmanager
-def up(folder: Path, ports: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
+def up(folder: Path, ports: tuple[int, int], *, umask: int = 0o022) -> Iterator[subprocess.Popen[str]]:
     """`fedafd up` in `folder`, ready; its output goes to up.txt there."""
     command = [sys.executable, "-m", "fedafd.cli.main", "up", "--port", str(ports[0]), "--agents-port", str(ports[1])]
     with (folder / "up.txt").open("w") as output:
@@ -43,6 +44,7 @@ def up(folder: Path, ports: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=umask,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
@@ -54,6 +56,24 @@ def up(folder: Path, ports: tuple[int, int]) -> Iterator[subprocess.Popen[str]]:
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def open_to_others(folder: Path) -> list[str]:
+    """What other accounts may do anything with, of the folder and all below."""
+    return [str(path) for path in (folder, *folder.rglob("*")) if path.lstat().st_mode & 0o077]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another account, which root may alone")
+@pytest.mark.parametrize("whose", ["", "secrets"])
+def test_a_folder_of_another_account_is_refused_before_anything_is_read_of_it(tmp_path: Path, whose: str) -> None:
+    """Who owns the folder could put an admin's key there that they know."""
+    (tmp_path / "fedafd-data" / "secrets").mkdir(parents=True)
+    (tmp_path / "fedafd-data" / "secrets" / "admin-key").write_text("fedafd-key.that-another-account-knows")
+    os.chown(tmp_path / "fedafd-data" / whose, 65534, 65534)
+    with up(tmp_path, (free_port(), free_port())) as process:
+        assert process.wait(60) != 0
+    assert "belongs to another account" in said(tmp_path)
+    assert not (tmp_path / "fedafd-data" / "fedafd.db").exists()
 
 
 def said(folder: Path) -> str:
@@ -134,7 +154,14 @@ def test_of_an_operators_own_key_no_other_file_is_made_or_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDAFD_CONTROL_PLANE_ADMIN_KEY", "an operator's own key")
-    with up(tmp_path, (free_port(), free_port())):
+    # As systemd and administrators make a service's folder.
+    (tmp_path / "fedafd-data").mkdir()
+    (tmp_path / "fedafd-data").chmod(0o755)
+    (tmp_path / "fedafd-data" / "redis").mkdir()
+    (tmp_path / "fedafd-data" / "redis").chmod(0o777)
+    with up(tmp_path, (free_port(), free_port()), umask=0):
+        assert (tmp_path / "fedafd-data" / "fedafd.db").stat().st_size
+        assert open_to_others(tmp_path / "fedafd-data") == []
         assert "FEDAFD_API_KEY_FILE" not in said(tmp_path)
         assert "export FEDAFD_URL=http://127.0.0.1:" in said(tmp_path)
         assert not (tmp_path / "fedafd-data" / "secrets" / "admin-key").exists()

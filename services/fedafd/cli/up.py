@@ -24,6 +24,7 @@ from fedafd.cli.doctor.up_folder import DEFAULT_FOLDER, note_settings
 from fedafd.cli.model_tools import need_modules
 from fedafd.cli.up_file import is_set, process_settings, read_up_file
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.own_folders import make_own
 from fedafd.domain.secrets import SecretKind, check_length, new_secret, read_secret_file
 from fedafd.domain.whole_files import write_whole
 from fedafd.local.supervisor import log_tail
@@ -130,9 +131,11 @@ def _all_settings(services: Services, *, queries: bool) -> dict[str, str]:
 
 def _prepared(folder: Path) -> Path:
     home = folder.absolute()
+    # Also what processes write there, and what is copied from there to elsewhere.
+    os.umask(0o077)
     try:
         for name in ("", "secrets", "store", "logs", "cache"):
-            (home / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_own(home / name)
     except OSError as error:
         raise ConfigurationError(
             f"{error.filename}: cannot be made: {error.strerror}; choose another --folder"

@@ -20,6 +20,7 @@ import httpx
 
 from fedafd.client.http import make_client, trust_in
 from fedafd.domain.errors import ConflictError
+from fedafd.domain.own_folders import make_own
 from fedafd.domain.proxies import is_off_machine
 from fedafd.domain.secrets import SecretKind, new_secret
 from fedafd.domain.whole_files import write_whole
@@ -78,7 +79,7 @@ def restart_redis(supervisor: Supervisor, url: str, folder: Path) -> Child:
 
 
 def _redis_on(supervisor: Supervisor, port: int, password: str, folder: Path) -> Child:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_own(folder)
     # In a file of its owner's: everybody sees a process's arguments.
     file = folder / "redis.conf"
     write_whole(file, f"requirepass {password}\n" if password else "", mode=0o600)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.own_folders import is_own
 from fedafd.domain.whole_files import write_whole
 from fedafd.local.aggregator_tls import aggregator_has_tls
 
@@ -23,8 +24,8 @@ def note_settings(home: Path, settings: dict[str, str]) -> None:
 
 
 def default_folder() -> Path | None:
-    """The folder that `fedafd up` takes by default, if it was started here once."""
-    return DEFAULT_FOLDER if (DEFAULT_FOLDER / _FILE).is_file() else None
+    """The folder that `fedafd up` takes by default, if it was started here once, by this account."""
+    return DEFAULT_FOLDER if _is_ours(DEFAULT_FOLDER) else None
 
 
 def settings_of_folder(folder: Path) -> dict[str, str]:
@@ -43,6 +44,13 @@ def settings_of_folder(folder: Path) -> dict[str, str]:
     return settings
 
 
+def _is_ours(folder: Path) -> bool:
+    try:
+        return all(map(is_own, (folder, folder / _FILE.parent, folder / _FILE)))
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class UpFolder:
     """Where the processes of a `fedafd up` answer on this machine, and the file of its admin's key."""
@@ -55,10 +63,13 @@ class UpFolder:
 
 
 def up_folder(folder: Path = DEFAULT_FOLDER) -> UpFolder | None:
-    """What a folder of `fedafd up` says; None where there is none, or its key is the operator's own.
+    """What a folder of `fedafd up` says; None where there is none of this account, or its key is the operator's own.
 
-    Only ports are read of it, so that no file sends a key to another machine.
+    Only ports are read of it, so that no file sends a key to another machine. Another account's folder could send a key,
+    or a secret of ours that it links to, to that account's port.
     """
+    if not _is_ours(folder):
+        return None
     key_file = folder / "secrets" / "admin-key"
     try:
         settings = settings_of_folder(folder)
