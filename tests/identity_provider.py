@@ -49,6 +49,8 @@ class IdentityProvider:
     asked: list[str] = field(default_factory=list)
     codes: dict[str, dict[str, str]] = field(default_factory=dict)
     failing: bool = False
+    hung: threading.Event | None = None
+    """While it is there and not set, no GET is answered."""
 
     def rotate(self, kid: str, algorithm: str = "RS256") -> None:
         """Another key in place of all before."""
@@ -132,6 +134,8 @@ def identity_provider(**values: Any) -> Iterator[IdentityProvider]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             provider.asked.append(parts.path)
+            if provider.hung is not None:
+                provider.hung.wait()
             query = {name: one for name, (one, *_) in parse_qs(parts.query).items()}
             self._send(*((503, {}, b"") if provider.failing else provider.answer(parts.path, query)))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
+import threading
 import time
 from typing import Any
 
@@ -155,6 +157,32 @@ async def test_while_the_provider_is_away_known_keys_count_and_api_keys_go_on(
     old = People(settings, Provider(settings, fresh_seconds=0.0, stale_seconds=0.0, again_seconds=0.0))
     with pytest.raises(IdentityProviderUnavailableError):
         await old.of_bearer(token)
+
+
+@pytest.mark.parametrize("fresh_seconds", [3600.0, 0.0])
+async def test_while_the_provider_hangs_whose_key_is_known_does_not_wait(
+    rest: Rest, provider: IdentityProvider, fresh_seconds: float
+) -> None:
+    """A stranger makes the provider be asked, time and again, by tokens with a key that nobody has."""
+    assert rest.context.people is not None
+    settings, token = rest.context.people.settings, provider.token()
+    rest.context.people.provider = Provider(settings, fresh_seconds=fresh_seconds, again_seconds=0.0)
+    assert (await ask(rest, token)).status_code == 200
+    keys = provider.keys
+    provider.rotate("made-up")
+    made_up, provider.keys = provider.token(), keys
+    provider.hung = threading.Event()
+    try:
+        asked = len(provider.asked)
+        stranger = asyncio.create_task(ask(rest, made_up))
+        while len(provider.asked) == asked:
+            await asyncio.sleep(0.01)
+        async with asyncio.timeout(2):
+            assert (await ask(rest, token)).status_code == 200
+        assert not stranger.done()
+    finally:
+        provider.hung.set()
+    assert (await stranger).status_code in (401, 503)
 
 
 @pytest.mark.parametrize(

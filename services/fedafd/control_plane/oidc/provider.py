@@ -1,7 +1,8 @@
 """What the provider tells of itself: its discovery document and its public keys, remembered for a while.
 
 A provider that is away stops nothing for a day: what it told before goes on to count. A key that is new, as after a
-rotation, is asked for at once, but not more often than every few seconds, whatever callers send.
+rotation, is asked for at once, but not more often than every few seconds, whatever callers send. While that is done,
+those whose keys are known do not wait: anybody may send a token with a made-up key, and a provider may hang.
 """
 
 from __future__ import annotations
@@ -104,6 +105,10 @@ class Provider:
     async def _known(self, *, newer: bool = False) -> _Discovery:
         """What it told within the hour; with `newer` asked again, unless that was done a moment ago."""
         before = self._discovery
+        if before is not None and not newer:
+            age = monotonic() - before.at
+            if age < self._fresh or (age < self._stale and self._lock.locked()):
+                return before
         async with self._lock:
             now, known = monotonic(), self._discovery
             is_fresh = known is not None and now - known.at < self._fresh
