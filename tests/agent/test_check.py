@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,26 @@ def test_the_command_prints_tables_of_80_columns_and_writes_its_files(tmp_path: 
     assert "train/cat/0.png: not a readable image" in " ".join(text.split())
     assert json.loads(written[0].read_text())["exit_code"] == 4
     assert written[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_it_writes_of_private_samples_is_for_its_owner_and_goes_behind_no_link(tmp_path: Path) -> None:
+    """A shared folder, such as /tmp, is a usual place for it; others may have put a link there, or a file."""
+    values = agent_values(tmp_path, {"adapter": "image-folder", "path": str(distinct_folder(tmp_path / "data"))})
+    written = tmp_path / "check.json", tmp_path / "sheet.png"
+    linked = tmp_path / "linked"
+    linked.write_text("as it was")
+    for path in written:
+        path.symlink_to(linked)
+    before = os.umask(0)
+    try:
+        for _ in ("links", "files that are there"):
+            run_command(tmp_path, values, "--offline", "--json", str(written[0]), "--sheet", str(written[1]))
+            assert [stat.S_IMODE(path.lstat().st_mode) for path in written] == [0o600, 0o600]
+            for path in written:
+                path.chmod(0o666)
+    finally:
+        os.umask(before)
+    assert linked.read_text() == "as it was"
 
 
 def test_a_site_that_is_enrolled_is_told_to_go_on_and_asked_for_no_token(tmp_path: Path) -> None:

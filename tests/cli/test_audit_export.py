@@ -94,3 +94,15 @@ def test_what_is_no_export_is_not_replaced(run: Run, exported: Path) -> None:
         assert code == 1 and "stays as it is" in said
         assert exported.read_bytes() == content
     assert sorted(exported.parent.iterdir()) == [exported, folder, pipe]
+
+
+def test_an_export_is_for_its_owner_alone_and_overwrites_nothing_of_the_folders_others(
+    run: Run, exported: Path
+) -> None:
+    assert exported.stat().st_mode & 0o777 == 0o600
+    linked = exported.parent.parent / "linked"
+    linked.write_text("as it was")
+    # As somebody may put it there who knows the process's number.
+    (exported.parent / f".{exported.name}.{os.getpid()}.part").symlink_to(linked)
+    assert run("audit", "export", str(exported))[0] == 0
+    assert linked.read_text() == "as it was" and not exported.is_symlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,6 +89,21 @@ def test_a_version_that_is_published_meanwhile_changes_nothing(
     assert (pulled["version"], (tmp_path / "model" / "version").read_text()) == (3, "3")
     assert versions.asked == [f"/v1/federations/f/models/{part}" for part in ("current", "3/archive")]
     assert (tmp_path / "model" / "deep" / "weights").stat().st_size == 3_000_000
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_pulled_model_has_the_rights_that_its_owner_gives_new_files(
+    versions: _Versions, federation: FederationClient, tmp_path: Path, mask: int
+) -> None:
+    versions.announced = versions.sent = {"config.json": b"{}", "deep/weights": b"w"}
+    before = os.umask(mask)
+    try:
+        federation.pull_global_model(tmp_path / "model")
+    finally:
+        os.umask(before)
+    rights = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model", *(tmp_path / "model").rglob("*"))}
+    assert {rights[folder] for folder in ("model", "deep")} == {0o777 & ~mask}
+    assert {rights[file] for file in ("config.json", "weights")} == {0o666 & ~mask}
 
 
 @pytest.mark.parametrize(

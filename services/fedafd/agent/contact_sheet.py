@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from fedafd.datasets.labels import samples_of
 from fedafd.datasets.samples import ClientData, ImageArray, ImageSplit, PairSplit
 from fedafd.domain.errors import DataError
+from fedafd.domain.whole_files import write_whole
 
 __all__ = ["contact_sheet", "write_contact_sheet"]
 
@@ -37,15 +39,17 @@ _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 30), (150, 150, 150)
 
 
 def write_contact_sheet(data: ClientData, path: Path) -> bool:
-    """Write a PNG of training samples; False where there is no picture to show.
+    """Write a PNG of training samples, for its owner alone; False where there is no picture to show.
 
     Raises DataError where the file cannot be written.
     """
     sheet = contact_sheet(data)
     if sheet is None:
         return False
+    file = io.BytesIO()
+    sheet.save(file, format="PNG")
     try:
-        sheet.save(path, format="PNG")
+        write_whole(path, file.getvalue(), mode=0o600)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
     return True

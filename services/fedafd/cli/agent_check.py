@@ -14,6 +14,7 @@ from fedafd.cli.agent_options import AgentYaml
 from fedafd.cli.console import console_for
 from fedafd.cli.output_file import need_writable_file
 from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
+from fedafd.domain.whole_files import write_whole
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -57,7 +58,7 @@ def agent_check(
     else:
         print_check(check, console_for(), site=site, config=config)
     if json_file is not None:
-        json_file.write_text(json.dumps(check.to_dict(), indent=1), encoding="utf-8")
+        write_whole(json_file, json.dumps(check.to_dict(), indent=1), mode=0o600)
     if sheet is not None and check.data is not None:
         written = write_contact_sheet(check.data, sheet)
         said = f"contact sheet: {sheet}" if written else "contact sheet: texts have no picture, none written"

@@ -22,5 +22,6 @@ def need_writable_file(path: Path) -> None:
             raise ConfigurationError(f"{path}: there is no folder {path.parent}; make it, or name another file")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be written: {error.strerror}; name another file") from None
-    if not os.access(path if there else path.parent, os.W_OK):
+    # It is written beside and renamed.
+    if not os.access(path.parent, os.W_OK) or (there and not os.access(path, os.W_OK)):
         raise ConfigurationError(f"{path}: cannot be written: no permission; name another file")

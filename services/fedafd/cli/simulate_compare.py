@@ -11,6 +11,7 @@ import typer
 from fedafd.cli.console import console_for, print_markdown
 from fedafd.cli.output_file import need_writable_file
 from fedafd.cli.output_format import OutputBesideFile, OutputFormat, print_answer
+from fedafd.domain.whole_files import write_whole
 
 __all__ = ["simulate_compare"]
 
@@ -39,5 +40,5 @@ def simulate_compare(
     else:
         print_markdown(comparison.markdown(), console_for())
     if json_file is not None:
-        json_file.write_text(json.dumps(comparison.to_dict(), indent=1), encoding="utf-8")
+        write_whole(json_file, json.dumps(comparison.to_dict(), indent=1))
         typer.echo(f"Written: {json_file}", err=output.is_data)

@@ -73,7 +73,6 @@ def pull_model(
         if target.exists():
             target.rmdir()
         shutil.move(fetched, target)
-    target.chmod(0o755)
     return model
 
 

@@ -16,6 +16,7 @@ import jwt
 import pytest
 from tests.control_plane.rest import Rest, problem
 from tests.identity_provider import AUDIENCE, CLIENT, IdentityProvider, new_key
+from tests.servers import wait_until
 
 from fedafd.control_plane.oidc.people import People
 from fedafd.control_plane.oidc.provider import Provider
@@ -175,8 +176,7 @@ async def test_while_the_provider_hangs_whose_key_is_known_does_not_wait(
     try:
         asked = len(provider.asked)
         stranger = asyncio.create_task(ask(rest, made_up))
-        while len(provider.asked) == asked:
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until, lambda: len(provider.asked) > asked, "the question")
         async with asyncio.timeout(2):
             assert (await ask(rest, token)).status_code == 200
         assert not stranger.done()

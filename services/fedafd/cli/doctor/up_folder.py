@@ -65,8 +65,8 @@ class UpFolder:
 def up_folder(folder: Path = DEFAULT_FOLDER) -> UpFolder | None:
     """What a folder of `fedafd up` says; None where there is none of this account, or its key is the operator's own.
 
-    Only ports are read of it, so that no file sends a key to another machine. Another account's folder could send a key,
-    or a secret of ours that it links to, to that account's port.
+    Only ports are read of it, so that no file sends a key to another machine. Another account's folder could send a
+    key, or a secret of ours that it links to, to that account's port.
     """
     if not _is_ours(folder):
         return None

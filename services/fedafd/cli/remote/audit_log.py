@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -34,9 +35,11 @@ def export(
     replaced only by one that holds all of it: what a server forged or lost since stays to be seen.
     """
     earlier, head, count, behind = _Earlier(file), None, 0, 0
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    # Of its owner alone, and under a name that nobody can take before: the folder may be shared.
+    descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".part")
+    part = Path(name)
     try:
-        with part.open("w", encoding="utf-8") as target:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as target:
             for entry in _answered(connect(url, api_key)):
                 earlier.is_followed_by(AuditEntry.of_json(entry))
                 target.write(json.dumps(entry) + "\n")
