@@ -20,10 +20,15 @@ from fedafd.agent.session import AgentSession
 from fedafd.agent.state import Credential
 from fedafd.aggregator.direct_uploads import DirectUploads
 from fedafd.aggregator.server import make_server
+from fedafd.aggregator.sweeping import sweep_next
+from fedafd.artifacts.keys import RoundObjects
 from fedafd.domain.config import DirectUploadConfig
-from fedafd.domain.errors import ConfigurationError, UploadIncompleteError
+from fedafd.domain.errors import ArtifactNotFoundError, ConfigurationError, UploadIncompleteError
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
+from fedafd.domain.states import RoundState
 from fedafd.persistence.client_repository import invite_client
+from fedafd.persistence.models import RoundRow, utc_now
+from fedafd.persistence.orphan_repository import LATE_WRITES
 from fedafd.persistence.participation_repository import list_participations
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.storage import StoreSettings, UploadForm, open_store, open_store_for_sites
@@ -178,6 +183,76 @@ async def test_other_bytes_than_those_announced_count_for_nothing(scene: Scene) 
         await north.commit(round_id, [upload_id], {}, 0)
     blob.path.write_bytes(honest)
     assert (await north.commit(round_id, [await north.upload(round_id, REPRESENTATIONS, blob)], {}, 0)).accepted
+    await north.close()
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_is_sent_after_the_check_is_not_stored(
+    bucket: S3Store, tmp_path: Path, database_url: str, parts: int
+) -> None:
+    """A form stays good for a while: in the moment between check and copy it brings other bytes of the same length."""
+    length = 5 << 20
+    forms = [bucket.append_form("coming", n * length, length, timedelta(minutes=1)) for n in range(parts)]
+    for form in forms:
+        post(form, b"a" * length)
+    assert bucket.arrived_file("coming", tmp_path / "scratch").read_bytes() == b"a" * parts * length
+    post(forms[-1], b"b" * length)
+    with pytest.raises(ArtifactNotFoundError):
+        bucket.finish("coming", "whole")
+    assert bucket.stat("whole") is None
+    bucket.arrived_file("coming", tmp_path / "scratch")
+    bucket.finish("coming", "whole")
+    assert bucket.get("whole") == b"a" * (parts - 1) * length + b"b" * length
+
+
+def post(form: UploadForm, data: bytes) -> None:
+    answer = httpx.post(form.url, data=dict(form.fields), files={"file": ("part", data)}, trust_env=False)
+    assert answer.status_code == 204
+
+
+async def test_who_sends_other_bytes_while_they_are_checked_has_not_delivered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    north = await scene.agent("north")
+    round_id = await scene.world.start_round()
+    await scene.world.prepare()
+    blob = scene.blob(scene.world.reps())
+    upload_id = await north.upload(round_id, REPRESENTATIONS, blob)
+    key = next(found.key for found in scene.bucket.list("") if upload_id in found.key).rpartition("/")[0]
+    read, other = scene.bucket.arrived_file, b"\0" * blob.size_bytes
+
+    def read_and_changed(arriving: str, scratch: Path, /) -> Path:
+        path = read(arriving, scratch)
+        post(scene.bucket.append_form(key, 0, blob.size_bytes, timedelta(minutes=1)), other)
+        return path
+
+    monkeypatch.setattr(scene.bucket, "arrived_file", read_and_changed)
+    with pytest.raises(UploadIncompleteError):
+        await north.commit(round_id, [upload_id], {}, 0)
+    elsewhere = [found.key for found in scene.bucket.list("") if not found.key.startswith(key)]
+    assert not any(scene.bucket.get(name) == other for name in elsewhere)
+    monkeypatch.undo()
+    with pytest.raises(UploadIncompleteError, match="begin it again"):
+        await north.commit(round_id, [upload_id], {}, 0)
+    assert (await north.commit(round_id, [await north.upload(round_id, REPRESENTATIONS, blob)], {}, 0)).accepted
+    await north.close()
+
+
+async def test_what_comes_by_a_form_after_its_round_was_swept_goes_too(scene: Scene) -> None:
+    """Also where the client was forgotten meanwhile: nothing names it, so no other deletion would find it."""
+    north = await scene.agent("north")
+    round_id = await scene.world.start_round()
+    await scene.world.prepare()
+    async with scene.world.context.database.transaction() as session:
+        row = await session.get_one(RoundRow, round_id)
+        row.state, row.finished_at = RoundState.CANCELLED.value, utc_now() - LATE_WRITES - timedelta(minutes=1)
+        # The last sweep was at the last moment at which a form of this round is good.
+        row.swept_at = row.finished_at + timedelta(minutes=15)
+        arriving = RoundObjects(row.federation_id, row.number).arriving(uuid.uuid4().hex)
+    post(scene.bucket.append_form(arriving, 0, 4, timedelta(minutes=1)), b"late")
+    while await sweep_next(scene.world.context.database, scene.bucket):
+        pass
+    assert scene.bucket.arrived(arriving) == 0
     await north.close()
 
 

@@ -35,8 +35,9 @@ __all__ = [
     "next_unswept_round",
 ]
 
-LATE_WRITES = timedelta(minutes=10)
-"""After the end of a round: a distiller that was at work when it was cancelled may store what it made until then."""
+LATE_WRITES = timedelta(minutes=30)
+"""After the end of a round: a distiller that was at work when it was cancelled may store what it made until then, and a
+site what it has a form for, which is good for a quarter of an hour."""
 _LOOKED_BACK = timedelta(days=1)
 _OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
 _IN_VAIN = (RoundState.FAILED.value, RoundState.CANCELLED.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,9 @@ from fedafd.storage.store import CHUNK_BYTES, ObjectInfo, UploadForm, check_key
 
 __all__ = ["S3Store"]
 
-_MISSING = frozenset({"NoSuchKey", "NoSuchObject"})
+_MISSING = frozenset({"NoSuchKey", "NoSuchObject", "PreconditionFailed"})
+"""Also as it was read before: that content is there no more."""
+_MOST_READ = 4096
 _FULL = frozenset({"XMinioStorageFull", "QuotaExceeded", "EntityTooLarge"})
 _BUSY = frozenset(
     {
@@ -64,6 +67,8 @@ class S3Store:
             maxsize=16,
         )
         self.endpoint, self.bucket = endpoint, bucket
+        self._read: OrderedDict[str, dict[str, str]] = OrderedDict()
+        """ETags of the parts of arriving objects that were read, until they are finished."""
         self._url = f"{'https' if secure else 'http'}://{endpoint}"
         self._client = Minio(
             endpoint, access_key=access_key, secret_key=secret_key, region=region, secure=secure, http_client=pool
@@ -81,6 +86,12 @@ class S3Store:
         return b"".join(self.stream(key))
 
     def stream(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
+        yield from self._pieces(key, offset, length)
+
+    def _pieces(
+        self, key: str, offset: int = 0, length: int | None = None, etags: dict[str, str] | None = None
+    ) -> Iterator[bytes]:
+        """As `stream`; what the service calls the content that comes stands in `etags` then."""
         with self._errors(key):
             try:
                 # Of no bytes the service is asked nevertheless: an object that is not there is an error.
@@ -90,6 +101,8 @@ class S3Store:
                     return
                 raise
             try:
+                if etags is not None:
+                    etags[key] = response.headers.get("ETag", "").strip('"')
                 if length == 0:
                     return
                 yield from response.stream(CHUNK_BYTES)
@@ -124,17 +137,25 @@ class S3Store:
     def arrived_file(self, key: str, scratch: Path, /) -> Path:
         parts = self._parts_there(key)
         path = scratch / sha256_of(key.encode())
+        etags: dict[str, str] = {}
         with on_scratch(scratch):
             scratch.mkdir(mode=0o700, exist_ok=True)
             with path.open("wb") as file:
                 for part in parts:
-                    for piece in self.stream(part.key):
+                    for piece in self._pieces(part.key, etags=etags):
                         file.write(piece)
+        self._read[key] = etags
+        self._read.move_to_end(key)
+        while len(self._read) > _MOST_READ:
+            self._read.popitem(last=False)
         return path
 
     def finish(self, key: str, target: str) -> None:
-        # The service copies from its own disk: no byte comes this way.
-        sources = [ComposeSource(self.bucket, part.key) for part in self._parts_there(key)]
+        # The service copies from its own disk: no byte comes this way. A site has forms for the parts: what it sends
+        # after they were read is not what was checked.
+        read = self._read.pop(key, {})
+        parts = self._parts_there(key)
+        sources = [ComposeSource(self.bucket, part.key, match_etag=read.get(part.key)) for part in parts]
         with self._errors(target):
             self._client.compose_object(self.bucket, check_key(target), sources)
 
