@@ -12,12 +12,23 @@ from tests.aggregator.world import INTERNAL, World
 
 from fedafd.aggregator.orphans import OrphanKind
 from fedafd.aggregator.sweeping import prune, sweep_next
+from fedafd.artifacts.keys import personalized_model_file
+from fedafd.artifacts.ref import ArtifactRef
 from fedafd.domain.errors import StorageUnavailableError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.states import RoundState
+from fedafd.persistence.client_repository import get_client
 from fedafd.persistence.federation_repository import get_federation
-from fedafd.persistence.model_repository import list_versions
-from fedafd.persistence.models import ArtifactRow, ModelVersionRow, ParticipationRow, utc_now
+from fedafd.persistence.model_repository import add_files, list_versions
+from fedafd.persistence.models import (
+    ArtifactRow,
+    ModelVersionRow,
+    ParticipationRow,
+    PersonalizedModelRow,
+    RoundRow,
+    utc_now,
+)
 from fedafd.persistence.object_repository import named_objects
 from fedafd.proto.v1 import distillation_pb2 as pb
 
@@ -214,6 +225,46 @@ async def test_who_dies_between_the_rows_and_the_objects_leaves_nothing_behind(
     async with world.context.database.snapshot() as session:
         assert set(keys(world)) == {each.key for each in await named_objects(session)}
     assert await prune(world.context.database, world.context.store) == {}
+
+
+@sqlite
+async def test_a_store_that_fails_deletes_keeps_no_sites_model_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing names it any more then, so a `client forget` would not find it either."""
+    caller = await world.enrol("north")
+    await configure(world, retention={"keep_models": 1})
+    for number in (1, 2):
+        await train(world, caller, number, swept=False)
+        await share_model(world, "north", number)
+
+    def away(_: str) -> None:
+        raise StorageUnavailableError("the store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.context.store, "delete", away)
+        with pytest.raises(StorageUnavailableError):
+            await sweep(world)
+    await sweep(world)
+    assert [key for key in keys(world) if "/clients/" in key] == [
+        personalized_model_file("trial", "north", 2, "config.json")
+    ]
+    assert await prune(world.context.database, world.context.store) == {}
+
+
+async def share_model(world: World, client: str, number: int) -> None:
+    """As if the client had shared a model of one file in that round."""
+    key, content = personalized_model_file("trial", client, number, "config.json"), f"{number}".encode()
+    world.context.store.put(key, content)
+    entry: ArtifactRef = {"sha256": sha256_of(content), "size_bytes": len(content), "purpose": "model-file", "key": key}
+    async with world.context.database.transaction() as session:
+        owner = await get_client(session, "trial", client)
+        in_round = RoundRow.number == number
+        round_id = await session.scalar(select(RoundRow.id).where(RoundRow.federation_id == "trial", in_round))
+        model = PersonalizedModelRow(client_id=owner.id, version=number, round_id=round_id, metrics={})
+        session.add(model)
+        await session.flush()
+        await add_files(session, model, {"config.json": entry})
 
 
 @sqlite

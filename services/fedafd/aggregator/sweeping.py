@@ -17,7 +17,7 @@ from fedafd.aggregator.context import Context
 from fedafd.aggregator.coordinator import Coordinator
 from fedafd.aggregator.forgetting import forget_next
 from fedafd.aggregator.orphans import Orphan, OrphanKind, orphans_of, unfinished_writes
-from fedafd.artifacts.keys import FEDERATIONS, RoundObjects
+from fedafd.artifacts.keys import FEDERATIONS, RoundObjects, personalized_model_file
 from fedafd.domain.errors import FedafdError
 from fedafd.persistence.artifact_repository import forget_artifacts
 from fedafd.persistence.database import Database
@@ -31,7 +31,7 @@ from fedafd.persistence.orphan_repository import (
     next_unswept_round,
 )
 from fedafd.persistence.removal_repository import finish_removal, removals
-from fedafd.persistence.retention_repository import apply_retention, let_go
+from fedafd.persistence.retention_repository import apply_retention, let_go, let_go_models
 from fedafd.storage import ObjectInfo, ObjectStore
 from fedafd.telemetry.logging import bind_context, get_logger
 
@@ -108,13 +108,15 @@ async def sweep_round(database: Database, store: ObjectStore, row: RoundRow) -> 
         await cancel_left_stages(session, row.id)
         await forget_artifacts(session, await forgettable_artifacts(session, row.id))
         gone = await apply_retention(session, row.federation_id)
-    # The objects of this round and of global models are found below; sites' models lie elsewhere.
+    # What is not deleted now is found below when its round is swept anew.
     await asyncio.to_thread(_delete_keys, store, [file.key for file in gone.files])
     async with database.snapshot() as session:
         known = await known_objects(session, row)
+        clients = await let_go_models(session, row.id)
     amount = Amount()
     objects = RoundObjects(row.federation_id, row.number)
-    for prefix in (objects.artifacts, objects.model):
+    of_sites = [personalized_model_file(row.federation_id, client, row.number, "") for client in clients]
+    for prefix in (objects.artifacts, objects.model, *of_sites):
         orphans = list(orphans_of(await asyncio.to_thread(_listed, store, prefix), known))
         await asyncio.to_thread(_delete, store, orphans)
         for orphan in orphans:

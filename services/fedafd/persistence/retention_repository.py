@@ -30,7 +30,7 @@ from fedafd.persistence.models import (
     utc_now,
 )
 
-__all__ = ["LetGo", "apply_retention", "let_go"]
+__all__ = ["LetGo", "apply_retention", "let_go", "let_go_models"]
 
 _OPEN = sorted(state.value for state in OPEN_ROUND_STATES)
 _BEST_BY = "rsum"
@@ -98,12 +98,19 @@ async def apply_retention(session: AsyncSession, federation_id: str) -> LetGo:
     await forget_artifacts(session, gone.artifacts)
     for some in _portions([row.id for row in gone.files]):
         await session.execute(delete(ModelFileRow).where(ModelFileRow.id.in_(some)))
-    versions = {row.round_id for row in (*gone.states, *gone.folders)}
+    versions = {row.round_id for row in (*gone.states, *gone.folders, *gone.personalized)}
     rounds = versions | {row.round_id for row in gone.artifacts if row.round_id is not None}
     for some in _portions(sorted(rounds)):
         await session.execute(update(RoundRow).where(RoundRow.id.in_(some)).values(swept_at=None))
     await session.flush()
     return gone
+
+
+async def let_go_models(session: AsyncSession, round_id: str) -> Sequence[str]:
+    """Names of clients of which a model of that round is named no more."""
+    query = select(ClientRow.name).join(PersonalizedModelRow, PersonalizedModelRow.client_id == ClientRow.id)
+    gone = PersonalizedModelRow.files_removed_at.is_not(None)
+    return (await session.scalars(query.where(PersonalizedModelRow.round_id == round_id, gone))).all()
 
 
 async def let_go(session: AsyncSession, federation_id: str) -> LetGo:
