@@ -98,7 +98,8 @@ async def apply_retention(session: AsyncSession, federation_id: str) -> LetGo:
     await forget_artifacts(session, gone.artifacts)
     for some in _portions([row.id for row in gone.files]):
         await session.execute(delete(ModelFileRow).where(ModelFileRow.id.in_(some)))
-    versions = {row.round_id for row in (*gone.states, *gone.folders, *gone.personalized)}
+    versions = {row.round_id for row in (*gone.states, *gone.folders)}
+    versions |= {model.round_id for model in gone.personalized}
     rounds = versions | {row.round_id for row in gone.artifacts if row.round_id is not None}
     for some in _portions(sorted(rounds)):
         await session.execute(update(RoundRow).where(RoundRow.id.in_(some)).values(swept_at=None))
