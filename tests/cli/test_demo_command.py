@@ -37,7 +37,7 @@ RECALLS = {"i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10", "rsum"}
 
 @contextmanager
 def demo(folder: Path, *arguments: str, limit_bytes: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """A demo in `folder`; its output goes to demo.txt there."""
+    """A demo in `folder`, whose account closes nothing to others by itself; its output goes to demo.txt there."""
 
     def prepare() -> None:
         # Tests that a script runs in the background ignore Ctrl-C, and their children would too.
@@ -54,6 +54,7 @@ def demo(folder: Path, *arguments: str, limit_bytes: int | None = None) -> Itera
             stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
+            umask=0,
             preexec_fn=prepare,
         )
     try:
@@ -76,6 +77,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def said(folder: Path) -> str:
     return " ".join((folder / "demo.txt").read_text().split())
+
+
+def open_to_others(folder: Path) -> list[str]:
+    """What other accounts may do anything with, of the folder and all below; links have no rights of their own."""
+    return [
+        str(path) for path in (folder, *folder.rglob("*")) if not path.is_symlink() and path.lstat().st_mode & 0o077
+    ]
 
 
 def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -101,11 +109,23 @@ def test_a_busy_port_is_told_before_anything_is_started(tmp_path: Path) -> None:
 
 def test_a_folder_that_holds_other_files_is_told_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine").chmod(0o755)
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with demo(tmp_path, "--output", "mine") as process:
         assert process.wait(300) == 1
     assert "holds files of others (thesis.tex); choose another folder" in said(tmp_path)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a folder to another account, which root may alone")
+def test_a_folder_of_another_account_is_told_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    with demo(tmp_path, "--output", "theirs") as process:
+        assert process.wait(300) == 1
+    assert "belongs to another account" in said(tmp_path)
+    assert list((tmp_path / "theirs").iterdir()) == []
 
 
 def test_missing_real_data_is_told_before_anything_is_started(tmp_path: Path) -> None:
@@ -154,6 +174,8 @@ PHASES: dict[str, Callable[[Path], bool]] = {
 
 @pytest.mark.parametrize("phase", PHASES)
 def test_ctrl_c_stops_everything_at_every_phase(tmp_path: Path, data: Path, phase: str) -> None:
+    (tmp_path / "demo-output").mkdir()
+    (tmp_path / "demo-output").chmod(0o777)
     with demo(tmp_path, "--data", str(data)) as process:
         wait_until(lambda: PHASES[phase](tmp_path) and bool(children(process)), phase, seconds=300)
         running = children(process)
@@ -162,6 +184,7 @@ def test_ctrl_c_stops_everything_at_every_phase(tmp_path: Path, data: Path, phas
         assert_gone(running)
     assert "Interrupted; everything is stopped." in said(tmp_path)
     assert "Traceback" not in said(tmp_path)
+    assert open_to_others(tmp_path / "demo-output") == []
     with demo(tmp_path) as process:
         assert process.wait(300) == 1
     assert "an earlier demo was interrupted here" in said(tmp_path)
@@ -182,6 +205,7 @@ def test_a_demo_leaves_what_it_promises_and_keeps_running_when_asked(tmp_path: P
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
         assert_gone(running)
+    assert open_to_others(tmp_path / "demo-output") == []
     again = json.loads((tmp_path / "demo-output" / ".demo.json").read_text())
     assert again["state"] == "finished"
 

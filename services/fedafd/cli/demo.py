@@ -7,6 +7,7 @@ alone, so that the table at the end can compare.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -146,6 +147,8 @@ def _run(options: DemoOptions, console: Console, *, as_json: bool) -> None:
 
     started = time.monotonic()
     check_port(options.port, "--port")
+    # Also what processes write there, and what is copied from there to elsewhere.
+    os.umask(0o077)
     with ExitStack() as stack:
         output = DemoOutput(options.output, force=options.force)
         stack.callback(output.release)

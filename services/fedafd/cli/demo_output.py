@@ -1,5 +1,7 @@
 """The demo's output folder: claimed by one demo at a time, never somebody else's files, results written whole.
 
+It is closed to other accounts: with real data, the sites' models, texts and logs lie there.
+
 <output>/results.json            what was measured
 <output>/models/                 the global and the personalized models
 <output>/work/                   logs, database, object store, agents' state
@@ -16,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from fedafd.domain.claims import claim
-from fedafd.domain.errors import ConflictError, StorageFullError
+from fedafd.domain.errors import ConfigurationError, ConflictError, StorageFullError
+from fedafd.domain.own_folders import make_own
 from fedafd.domain.whole_files import write_whole
 
 __all__ = ["DemoOutput"]
@@ -47,7 +50,7 @@ class DemoOutput:
 
     def _claim(self, force: bool) -> None:
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise ConflictError(f"--output {self.root}: cannot be used: {error.strerror}; choose another") from error
         strangers = sorted(path.name for path in self.root.iterdir() if path.name not in _OURS)
@@ -55,6 +58,10 @@ class DemoOutput:
             raise ConflictError(
                 f"--output {self.root}: holds files of others ({', '.join(strangers[:3])}); choose another folder"
             )
+        try:
+            make_own(self.root)
+        except ConfigurationError as error:
+            raise ConflictError(f"--output {error}") from error
         taken = f"--output {self.root}: another demo is running here; wait for it or choose another folder"
         self._lock = claim(self.root / ".demo.lock", taken)
         try:
