@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -103,11 +104,14 @@ def test_an_account_that_is_damaged_or_gone_ends_training_and_is_not_begun_anew(
         account(tmp_path).spend(federation(), 2, is_new=False)
 
 
-def test_numbers_that_make_it_cheaper_are_no_account(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "cheaper", [{"steps": -100}, {"steps": 0.5}, {"steps": True}, {"noise_multiplier": math.inf}, {"sampling_rate": 0}]
+)
+def test_numbers_that_make_it_cheaper_are_no_account(tmp_path: Path, cheaper: dict[str, float]) -> None:
     account(tmp_path).spend(federation(), 1, is_new=True)
     path = tmp_path / "privacy.json"
     (entry,) = json.loads(path.read_text())
-    path.write_text(json.dumps([entry | {"steps": -100}]))
+    path.write_text(json.dumps([entry | cheaper]))
     with pytest.raises(ConfigurationError, match="out of range"):
         read_account(tmp_path)
 
@@ -138,7 +142,19 @@ def test_it_is_told_what_is_promised_and_what_is_spent(tmp_path: Path) -> None:
     assert words.startswith("epsilon 0 of 4") and not warnings
     Ledger(tmp_path).record("representations", sha256="0" * 64, size_bytes=1, round_number=1)
     _, warnings = budget_words(agent(privacy={"dp": DP | {"noise_multiplier": 0.3}}), tmp_path)
-    assert "not even one round" in warnings[0] and "1 rounds were delivered before" in warnings[1]
+    assert "not even one round" in warnings[0] and "1 rounds were delivered without privacy.dp" in warnings[1]
+
+
+def test_rounds_without_a_budget_are_told_also_where_rounds_with_one_came_before(tmp_path: Path) -> None:
+    """Somebody takes privacy.dp out of agent.yaml for two rounds, delivers one of them twice, and puts it back."""
+    ledger = Ledger(tmp_path)
+    for number in (1, 2, 3, 4):
+        if number in (1, 4):
+            account(tmp_path).spend(federation(), number, is_new=number == 1)
+        for _ in range(number if number < 3 else 1):
+            ledger.record("representations", sha256="0" * 64, size_bytes=1, round_number=number)
+    _, (warning, *_) = budget_words(agent(privacy={"dp": DP | {"epsilon": 100.0}}), tmp_path)
+    assert warning == "2 rounds were delivered without privacy.dp; no budget covers what left in them"
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,9 @@ trained a second time draws new noise and costs a second time.
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from fedafd.agent.files import write_atomically
 from fedafd.agent.ledger import Ledger, read_sent
 from fedafd.domain.config import AgentConfig, DpConfig, FederationConfig, parse_federation_config
 from fedafd.domain.errors import ConfigurationError
+from fedafd.domain.kinds import UploadPurpose
 from fedafd.domain.leaving import LeaveReason
 from fedafd.domain.process_errors import PolicyRefusedError
 from fedafd.learning.privacy_accountant import Spending, epsilon_of
@@ -117,7 +120,10 @@ def read_account(root: Path) -> tuple[PrivacyEntry, ...]:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}; {_RESTORE}") from error
     try:
         entries = tuple(PrivacyEntry(**values) for values in json.loads(content))
-        sound = all(0 < e.sampling_rate <= 1 and e.noise_multiplier > 0 and e.steps >= 0 for e in entries)
+        sound = all(
+            0 < e.sampling_rate <= 1 and 0 < e.noise_multiplier < math.inf and type(e.steps) is int and e.steps >= 0
+            for e in entries
+        )
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path}: is damaged ({error}); {_RESTORE}") from None
     if not sound:
@@ -145,19 +151,13 @@ def budget_words(config: AgentConfig, root: Path) -> tuple[str, list[str]]:
         f" {steps} steps a round, the rest suffices for {'more than ' if rounds == _MOST_ROUNDS else ''}{rounds} rounds"
     )
     warnings = [] if rounds else ["not even one round is left; a larger noise_multiplier makes rounds cheaper"]
-    earlier = _deliveries_before(root) if root.is_dir() else 0
-    if earlier:
-        warnings.append(
-            f"{earlier} rounds were delivered before privacy.dp was set; no budget covers what left in them"
-        )
+    uncovered = _delivered_without(root, spent) if root.is_dir() else 0
+    if uncovered:
+        warnings.append(f"{uncovered} rounds were delivered without privacy.dp; no budget covers what left in them")
     return sentence, warnings
 
 
-def _deliveries_before(root: Path) -> int:
-    """Rounds that were delivered before the first was accounted for: what left in them, no budget covers."""
-    count = 0
-    for entry in read_sent(root):
-        if entry.what == PRIVACY:
-            break
-        count += entry.what == "representations"
-    return count
+def _delivered_without(root: Path, spent: Sequence[PrivacyEntry]) -> int:
+    """Rounds that were delivered and never accounted for, before privacy.dp was set or while it was not."""
+    delivered = {entry.round for entry in read_sent(root) if entry.what == UploadPurpose.REPRESENTATIONS.value}
+    return len(delivered - {entry.round for entry in spent})
