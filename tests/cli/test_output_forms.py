@@ -74,7 +74,7 @@ def test_what_a_site_tells_is_data_in_both_forms(tmp_path: Path) -> None:
 
 def test_as_data_an_approval_asks_nothing_and_needs_a_yes(tmp_path: Path) -> None:
     site = ComparedSite(tmp_path)
-    assert _both("agent", "approve", "--config", str(site.file)) == {"waits": None, "approved": False}
+    assert _both("agent", "approve", "--config", str(site.file)) == {"waits": None, "id": None, "approved": False}
     waiting = Proposal(at="2026-01-01", round_number=2, configuration=None, public_set_sha256="b" * 64)
     write_proposal(site.root, waiting)
     found = _both("agent", "approve", "--config", str(site.file))

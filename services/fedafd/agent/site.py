@@ -21,8 +21,9 @@ from fedafd.datasets.intensity import IntensityRange
 from fedafd.datasets.labels import class_counts
 from fedafd.datasets.pixels import keep_decoded
 from fedafd.datasets.samples import PairSplit
+from fedafd.domain.blame import blaming
 from fedafd.domain.config import AgentConfig, AveragingMode
-from fedafd.domain.errors import ArtifactCorruptError
+from fedafd.domain.errors import ArtifactCorruptError, PublicSetError
 from fedafd.domain.kinds import Modality
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ class Site:
         if self._config.threads is not None:
             torch.set_num_threads(self._config.threads)
         keep_features(self._config.state_dir / "features")
-        manifest = read_manifest(task.manifest.read_bytes())
+        with blaming(PublicSetError):
+            manifest = read_manifest(task.manifest.read_bytes())
         if manifest.sha256 != task.public_set_sha256:
             raise ArtifactCorruptError("the public set's manifest does not have the announced hash")
         files = {shard.name: task.manifest.parent / shard.sha256 for shard in manifest.shards}

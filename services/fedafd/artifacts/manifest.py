@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from fedafd.domain.errors import PublicSetError
+from fedafd.domain.errors import DataError
 from fedafd.domain.hashing import sha256_of
 
 __all__ = ["LONGEST_MANIFEST", "MANIFEST_NAME", "Manifest", "Shard", "read_manifest"]
@@ -63,10 +63,10 @@ class Manifest(BaseModel):
 
 
 def read_manifest(content: bytes) -> Manifest:
-    """Parse a manifest. Raises PublicSetError saying what is wrong where."""
+    """Parse a manifest. Raises DataError saying what is wrong where."""
     try:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "top level"
-        raise PublicSetError(f"public set manifest, {where}: {first['msg']}") from None
+        raise DataError(f"public set manifest, {where}: {first['msg']}") from None

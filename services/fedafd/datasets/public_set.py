@@ -67,7 +67,9 @@ class PublicSet:
     @classmethod
     def open(cls, folder: Path) -> PublicSet:
         """The set in `folder`, as write_public_set left it; raises PublicSetError if a file is missing."""
-        manifest = read_manifest((folder / MANIFEST_NAME).read_bytes() if (folder / MANIFEST_NAME).is_file() else b"")
+        with blaming(PublicSetError):
+            content = (folder / MANIFEST_NAME).read_bytes() if (folder / MANIFEST_NAME).is_file() else b""
+            manifest = read_manifest(content)
         files = {shard.name: folder / shard.name for shard in manifest.shards}
         for path in files.values():
             if not path.is_file():

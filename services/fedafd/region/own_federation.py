@@ -15,10 +15,11 @@ from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.artifacts.merged_states import encode_merged_states
 from fedafd.artifacts.ref import ArtifactRef
 from fedafd.artifacts.stage_io import SharedOutputs
+from fedafd.domain.blame import blaming
 from fedafd.domain.config import FederationConfig, stored_federation_config
 from fedafd.domain.config.region import config_of_region
 from fedafd.domain.config.regions import check_regions
-from fedafd.domain.errors import ConfigurationError, ConflictError, NotFoundError, RoundClosedError
+from fedafd.domain.errors import ConfigurationError, ConflictError, NotFoundError, PublicSetError, RoundClosedError
 from fedafd.domain.kinds import Modality, StageKind
 from fedafd.domain.states import OPEN_ROUND_STATES, ParticipationState, RoundState
 from fedafd.persistence.database import Database
@@ -176,8 +177,9 @@ class OwnFederation:
         return get_verified(self._store, entry["key"], entry["sha256"])
 
     def _store_all(self, task: pb.TrainTask, entries: Mapping[str, ArtifactRef], files: Mapping[str, Path]) -> Manifest:
-        content = files[task.public_set_sha256].read_bytes()
-        manifest, name = read_manifest(content), task.public_set_sha256
+        name = task.public_set_sha256
+        with blaming(PublicSetError):
+            manifest = read_manifest(files[name].read_bytes())
         need_whole_set(task, manifest)
         for shard in manifest.shards:
             if shard.sha256 in files:
