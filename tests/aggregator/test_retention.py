@@ -204,6 +204,18 @@ async def test_a_damaged_state_falls_back_to_a_version_whose_state_is_there(worl
     assert (await world.round(round_id)).base_version == 1
 
 
+async def sweep_in_vain(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sweep while the store refuses deletes."""
+
+    def away(_: str) -> None:
+        raise StorageUnavailableError("the store is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.context.store, "delete", away)
+        with pytest.raises(StorageUnavailableError):
+            await sweep(world)
+
+
 @sqlite
 async def test_who_dies_between_the_rows_and_the_objects_leaves_nothing_behind(
     world: World, monkeypatch: pytest.MonkeyPatch
@@ -214,13 +226,7 @@ async def test_who_dies_between_the_rows_and_the_objects_leaves_nothing_behind(
         await train(world, caller, number)
     await train(world, caller, 3, swept=False)
 
-    def away(_: str) -> None:
-        raise StorageUnavailableError("the store is away")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(world.context.store, "delete", away)
-        with pytest.raises(StorageUnavailableError):
-            await sweep(world)
+    await sweep_in_vain(world, monkeypatch)
     await sweep(world)
     async with world.context.database.snapshot() as session:
         assert set(keys(world)) == {each.key for each in await named_objects(session)}
@@ -238,13 +244,7 @@ async def test_a_store_that_fails_deletes_keeps_no_sites_model_for_ever(
         await train(world, caller, number, swept=False)
         await share_model(world, "north", number)
 
-    def away(_: str) -> None:
-        raise StorageUnavailableError("the store is away")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(world.context.store, "delete", away)
-        with pytest.raises(StorageUnavailableError):
-            await sweep(world)
+    await sweep_in_vain(world, monkeypatch)
     await sweep(world)
     assert [key for key in keys(world) if "/clients/" in key] == [
         personalized_model_file("trial", "north", 2, "config.json")

@@ -122,8 +122,8 @@ def _artifacts(delivery: Checked) -> list[NewArtifact]:
 async def _announce_folds(session: AsyncSession, round_id: str, deliveries: Sequence[Checked]) -> None:
     prepared = await stage_outputs(session, round_id, StageKind.PREPARE) or {}
     folds: dict[tuple[Modality, int, int], dict[str, ArtifactRef]] = {}
+    global_reps = SharedOutputs.of(prepared).global_representations
     for delivery in deliveries:
-        global_reps = SharedOutputs.of(prepared).global_representations
         if delivery.region_clients is None:
             inputs = FoldInputs(client_representations=delivery.content, global_representations=global_reps).named()
         else:

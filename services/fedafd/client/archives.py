@@ -14,7 +14,7 @@ from typing import IO
 from fedafd.domain.errors import DataError
 from fedafd.domain.process_errors import ControlPlaneError
 
-__all__ = ["extract_files"]
+__all__ = ["extract_files", "need_announced"]
 
 
 _BLOCK_BYTES = 1 << 20
@@ -33,6 +33,12 @@ def extract_files(archive: tarfile.TarFile, folder: Path, sizes: Mapping[str, in
         raise DataError(f"archive: cannot be unpacked: {error}") from None
 
 
+def need_announced(path: str, sizes: Mapping[str, int]) -> None:
+    """Raise ControlPlaneError for a file that is none of those whose `sizes` were announced."""
+    if path not in sizes:
+        raise ControlPlaneError(f"{path[:80]}: came and was not announced; pull again")
+
+
 def _extracted(archive: tarfile.TarFile, folder: Path, sizes: Mapping[str, int]) -> dict[str, str]:
     root, digests = folder.resolve(), dict[str, str]()
     for member in archive:
@@ -43,8 +49,7 @@ def _extracted(archive: tarfile.TarFile, folder: Path, sizes: Mapping[str, int])
             raise DataError(
                 f"archive: {member.name[:80]!r} is not a plain file below the folder; nothing more was unpacked"
             )
-        if member.name not in sizes:
-            raise ControlPlaneError(f"{member.name[:80]}: came and was not announced; pull again")
+        need_announced(member.name, sizes)
         if member.name in digests or member.issparse() or member.size != sizes[member.name]:
             raise ControlPlaneError(f"{member.name[:80]}: came with another content than announced; pull again")
         content = archive.extractfile(member)

@@ -13,7 +13,7 @@ from typing import IO
 import httpx
 
 from fedafd.client.answers import DownloadTicket, ModelFile, PulledModel
-from fedafd.client.archives import extract_files
+from fedafd.client.archives import extract_files, need_announced
 from fedafd.client.control_plane import ControlPlaneClient, unreachable
 from fedafd.client.operations import (
     CLIENT_MODEL_ARCHIVE,
@@ -114,8 +114,7 @@ def _fetch_direct(tickets: Iterable[DownloadTicket], folder: Path, sizes: Mappin
         target = folder / ticket["path"]
         if not target.resolve().is_relative_to(folder.resolve()):
             raise ControlPlaneError(f"{ticket['path']}: lies outside the folder")
-        if ticket["path"] not in sizes:
-            raise ControlPlaneError(f"{ticket['path']}: came and was not announced; pull again")
+        need_announced(ticket["path"], sizes)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with httpx.stream("GET", ticket["url"], timeout=600) as response, target.open("wb") as file:
@@ -127,12 +126,10 @@ def _fetch_direct(tickets: Iterable[DownloadTicket], folder: Path, sizes: Mappin
 
 
 def _check(digests: Mapping[str, str], files: Iterable[ModelFile]) -> None:
-    """`digests`: what came, by path."""
+    """`digests`: what came, by path, of the announced files alone (`need_announced`)."""
     announced = {file["path"]: file["sha256"] for file in files}
-    for path in sorted(announced.keys() | digests.keys()):
+    for path in sorted(announced):
         if path not in digests:
             raise ControlPlaneError(f"{path}: was announced and did not come; pull again")
-        if path not in announced:
-            raise ControlPlaneError(f"{path}: came and was not announced; pull again")
         if digests[path] != announced[path]:
             raise ControlPlaneError(f"{path}: came with another content than announced; pull again")

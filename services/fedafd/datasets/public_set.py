@@ -66,14 +66,12 @@ class PublicSet:
 
     @classmethod
     def open(cls, folder: Path) -> PublicSet:
-        """The set in `folder`, as write_public_set left it; raises PublicSetError if a file is missing."""
-        with blaming(PublicSetError):
-            content = (folder / MANIFEST_NAME).read_bytes() if (folder / MANIFEST_NAME).is_file() else b""
-            manifest = read_manifest(content)
+        """The set in `folder`, as write_public_set left it; raises DataError if a file is missing."""
+        manifest = read_manifest((folder / MANIFEST_NAME).read_bytes() if (folder / MANIFEST_NAME).is_file() else b"")
         files = {shard.name: folder / shard.name for shard in manifest.shards}
         for path in files.values():
             if not path.is_file():
-                raise PublicSetError(f"{path}: missing, but named by {folder / MANIFEST_NAME}")
+                raise DataError(f"{path}: missing, but named by {folder / MANIFEST_NAME}")
         return cls(manifest, files)
 
     def with_shards(self, shards: Sequence[Shard]) -> PublicSet:

@@ -122,7 +122,7 @@ def _fold(work: StageWork) -> StageResult:
         sheet = None
         if work.config.distillation.caps_weights:
             known = work.inputs.get(GLOBAL_REPRESENTATIONS)  # not in a stage that an older aggregator announced
-            sheet = score_sheet(work.config, work.modality, state, None if known is None else _global(work, known))
+            sheet = score_sheet(work.config, work.modality, state, None if known is None else _folding(work, known)[0])
         return StageResult(FoldOutputs(state=state, sheet=sheet).named())
     inputs = FoldInputs.of(work.inputs)
     global_reps, folding = _folding(work, inputs.global_representations)

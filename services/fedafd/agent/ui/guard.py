@@ -86,7 +86,8 @@ class Guard:
         return _are_one(given, self._key)
 
     def _is_below(self, path: str) -> bool:
-        return path.startswith("/") and "/" in path[1:] and _are_one(f"/{path[1:].partition('/')[0]}", self._root)
+        first, behind, _ = path[1:].partition("/")
+        return path.startswith("/") and bool(behind) and _are_one(f"/{first}", self._root)
 
 
 def _are_one(given: str, kept: str) -> bool:
