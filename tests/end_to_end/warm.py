@@ -2,7 +2,7 @@
 
 Each is a process of its own (session, environment, log, exit) that runs its module as `python -m` would; what it
 cannot show is what a start from nothing imports and costs, which tests of `fedafd up`, of the demo and of the command
-line do. Settings that a library reads while it is imported are those of the tests' own process.
+line do. How many threads a library takes it reads while it is imported: one here, and who asks for more gets none.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedafd.local.services import thread_environment
+
 __all__ = ["WarmProcess", "keep_warm", "start_warm"]
 
 _ALL_NEED = (
@@ -47,6 +49,7 @@ _ALL_NEED = (
     "transformers.models.resnet.modeling_resnet",
 )
 _PR_SET_PDEATHSIG = 1
+_THREADS = thread_environment(1)
 
 
 class WarmProcess:
@@ -90,8 +93,9 @@ class WarmProcess:
 
 
 def start_warm(command: Sequence[str], environment: Mapping[str, str], log: Path) -> WarmProcess | None:
-    """Run `python -m MODULE ...` in a fork, with all of `environment` and `log` for its output; None for any other."""
-    if list(command[:2]) != [sys.executable, "-m"]:
+    """Run `python -m MODULE ...` in a fork, with all of `environment` and `log` for its output; None for any other
+    command, and for more threads than one."""
+    if list(command[:2]) != [sys.executable, "-m"] or environment.get("OMP_NUM_THREADS") != "1":
         return None
     request = {"arguments": list(command[2:]), "environment": dict(environment), "log": str(log), "at": str(Path.cwd())}
     return WarmProcess(int(_Parent.shared().ask(request)), command)
@@ -116,7 +120,13 @@ class _Parent:
         with its:
             command = [sys.executable, "-m", __name__, str(its.fileno()), str(os.getpid())]
             # Its end is that of its pipe, too: no test waits for it, and no process of this module outlives the tests.
-            subprocess.Popen(command, pass_fds=[its.fileno()], stdin=subprocess.DEVNULL, start_new_session=True)
+            subprocess.Popen(
+                command,
+                pass_fds=[its.fileno()],
+                env=os.environ | _THREADS,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         return _Parent(ours, threading.Lock())
 
     def ask(self, request: Mapping[str, Any]) -> str:
