@@ -23,6 +23,7 @@ from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import StageKind
 from fedafd.domain.process_errors import UnreachableError
 from fedafd.proto.v1 import distillation_pb2 as pb
+from fedafd.proto.v1 import types_pb2
 from fedafd.rpc.codes import wire_stage_kind
 from fedafd.storage.folder import FolderStore
 
@@ -68,13 +69,13 @@ class Aggregator:
         self._note("hand back", stage_id, token)
 
 
-def claimed(stage_id: str, *companions: str, token: int = 7) -> pb.ClaimStageResponse:
+def claimed(stage_id: str, *companions: str, token: int = 7, kind: StageKind = StageKind.FOLD) -> pb.ClaimStageResponse:
     answer = pb.ClaimStageResponse(
         stage_id=stage_id,
         token=token,
         federation_id="trial",
         round_number=3,
-        kind=wire_stage_kind(StageKind.FOLD),
+        kind=wire_stage_kind(kind),
         federation_config_json=_CONFIG,
     )
     answer.lease.FromSeconds(60)
@@ -141,6 +142,21 @@ def test_a_stage_that_is_done_is_stored_completed_and_followed_by_the_next(make:
     assert not distiller.runner.busy
 
 
+def test_a_stage_reads_what_this_distiller_made_in_the_round_from_memory(make: Make) -> None:
+    merge = claimed("merge", kind=StageKind.MERGE)
+    merge.inputs.add(name="sed-state/0", artifact=types_pb2.Artifact(key="not stored", sha256=sha256_of(OUTPUT)))
+    distiller = make(Aggregator(claimed("fold"), following=merge))
+    read: list[bytes] = []
+
+    def work(stage: StageWork) -> StageResult:
+        read.extend(stage.inputs.values())
+        return StageResult({"sed-state": OUTPUT})
+
+    distiller.work = work
+    distiller.runner.run("fold")
+    assert read == [OUTPUT]
+
+
 @pytest.mark.parametrize("error", [StageLostError("another has it"), NotFoundError("none"), UnreachableError("away")])
 def test_a_stage_that_is_not_ours_is_left_alone(make: Make, error: FedafdError) -> None:
     aggregator = Aggregator(claimed("one"), refuses={"claim": error})
@@ -202,8 +218,14 @@ def test_folds_claimed_together_are_worked_on_at_the_same_time_and_completed_in_
         meet.wait()
         return StageResult({"sed-state": OUTPUT})
 
-    aggregator = Aggregator(claimed("one", "two", "three", "four"))
+    claim = claimed("one", "two", "three", "four")
+    aggregator = Aggregator(claim)
     distiller = make(aggregator)
+    upload = bytes(1 << 20)
+    distiller.store.put("upload", upload)
+    for inputs in (claim.inputs, *(companion.inputs for companion in claim.companions)):
+        artifact = types_pb2.Artifact(key="upload", sha256=sha256_of(upload))
+        inputs.add(name="representations", artifact=artifact)
     distiller.runner._threads = 2
     distiller.work = work
     distiller.runner.run("one")

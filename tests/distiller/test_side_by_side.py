@@ -17,6 +17,7 @@ from fedafd.domain.kinds import StageKind
 
 LABEL: ContextVar[str] = ContextVar("label", default="")
 _SECONDS = 20
+_MIB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def own_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def work(kind: StageKind = StageKind.FOLD, size_bytes: int = 0) -> StageWork:
+def work(kind: StageKind = StageKind.FOLD, size_bytes: int = _MIB) -> StageWork:
     def split(_: str) -> None:
         raise AssertionError("no fold reads the public set")
 
@@ -62,8 +63,8 @@ def test_two_stages_meet_each_in_the_context_it_began_in(kind: StageKind) -> Non
         assert [future.result() for future in begun] == ["one", "two"]
 
 
-@pytest.mark.parametrize(("threads", "size_bytes", "at_once"), [(1, 0, 1), (3, 0, 3), (4, 40, 2), (4, 1000, 1)])
-def test_no_more_folds_are_in_work_than_threads_and_room(threads: int, size_bytes: int, at_once: int) -> None:
+@pytest.mark.parametrize(("threads", "mebibytes", "at_once"), [(1, 1, 1), (3, 1, 3), (4, 4, 2), (4, 100, 1)])
+def test_no_more_folds_are_in_work_than_threads_and_room(threads: int, mebibytes: int, at_once: int) -> None:
     """Each waits for as many as may be beside it, so that fewer would wait for ever and more are seen."""
     lock, inside, most = threading.Lock(), 0, 0
     meet = threading.Barrier(at_once, timeout=_SECONDS)
@@ -77,8 +78,8 @@ def test_no_more_folds_are_in_work_than_threads_and_room(threads: int, size_byte
         with lock:
             inside -= 1
 
-    with SideBySide[None](threads=threads, most_bytes=100) as working:
-        begun = [working.begin(work(size_bytes=size_bytes), fold) for _ in range(4 * at_once)]
+    with SideBySide[None](threads=threads, most_bytes=10 * _MIB) as working:
+        begun = [working.begin(work(size_bytes=mebibytes * _MIB), fold) for _ in range(4 * at_once)]
         for future in begun:
             future.result()
     assert most == at_once
@@ -92,6 +93,13 @@ def test_what_is_neither_fold_nor_merge_is_done_when_it_has_begun_and_raises_the
         assert future.result() == own
         with pytest.raises(DataError):
             working.begin(work(StageKind.WEIGH), _fail)
+
+
+@pytest.mark.parametrize("kind", [StageKind.FOLD, StageKind.MERGE])
+def test_small_ones_are_done_when_they_have_begun(kind: StageKind) -> None:
+    own = threading.get_ident()
+    with SideBySide[int](threads=4) as working:
+        assert [working.begin(work(kind, 1000), threading.get_ident).result() for _ in range(2)] == [own, own]
 
 
 def _fail() -> int:

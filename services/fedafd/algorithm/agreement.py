@@ -125,17 +125,25 @@ def agreements(added_KSD: Tensor, among_K: Tensor | None = None) -> Tensor:
     """
     check_shape("added_KSD", added_KSD, None, None, None)
     count, samples, _ = added_KSD.shape
-    counted_K = torch.ones(count, dtype=torch.bool) if among_K is None else among_K
+    numbers_K = torch.arange(count, device=added_KSD.device)
+    counted_K = torch.ones_like(numbers_K, dtype=torch.bool) if among_K is None else among_K.to(numbers_K.device)
     rows = added_KSD.flatten(1)
     medians: list[Tensor] = []
-    # Some at a time: of many clients the pairs are more than fit, and more than `quantile` takes.
-    for part in rows.split(_AT_ONCE):
-        for cosines_K in (part @ rows.T).double() / samples:
-            others_K = counted_K.clone()
-            others_K[len(medians)] = False
-            cosines_J = cosines_K[others_K]
-            medians.append(cosines_J.quantile(0.5) if len(cosines_J) else cosines_J.new_zeros(()))
-    return torch.stack(medians)
+    # Some at a time: of many clients the pairs are more than fit.
+    for part, own_B in zip(rows.split(_AT_ONCE), numbers_K.split(_AT_ONCE), strict=True):
+        cosines_BK = (part @ rows.T).double() / samples
+        others_BK = counted_K & (numbers_K != own_B[:, None])
+        medians.append(_medians(cosines_BK, others_BK))
+    return torch.cat(medians)
+
+
+def _medians(values_BK: Tensor, counted_BK: Tensor) -> Tensor:
+    """Of each row the median of the values that are counted, [B]; 0 where none is."""
+    sorted_BK = values_BK.masked_fill(~counted_BK, torch.inf).sort(dim=1).values
+    last_B1 = counted_BK.sum(dim=1, keepdim=True) - 1
+    lower_B1, upper_B1 = last_B1.clamp(min=0) // 2, (last_B1 + 1).clamp(min=0) // 2
+    middle_B1 = sorted_BK.gather(1, lower_B1).lerp(sorted_BK.gather(1, upper_B1), 0.5)
+    return middle_B1.where(last_B1 >= 0, 0.0).squeeze(1)
 
 
 @torch.no_grad()

@@ -175,9 +175,12 @@ class SimilarityEnsemble:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor], global_reps: Tensor | None = None) -> SimilarityEnsemble:
-        """The ensemble of a state, copied. Without `global_reps` it can merge and give its result, but not add.
+    def from_state(
+        cls, state: Mapping[str, Tensor], global_reps: Tensor | None = None, *, copy: bool = True
+    ) -> SimilarityEnsemble:
+        """The ensemble of a state. Without `global_reps` it can merge and give its result, but not add.
 
+        `copy`: False where the tensors are the ensemble's own from now on, which it writes to.
         Gives a MeanEnsemble for the state of one. Raises InvalidTensorError for a state that is incomplete or whose
         shapes or values do not fit.
         """
@@ -187,9 +190,9 @@ class SimilarityEnsemble:
         sum_ND = state["weighted_sum"]
         ensemble.temperature = temperature
         ensemble._precision = "float32"
-        ensemble._max_N = state["running_max"].to(sum_ND, copy=True)
-        ensemble._normaliser_N = state["normaliser"].to(sum_ND, copy=True)
-        ensemble._sum_ND = sum_ND.detach().clone(memory_format=torch.contiguous_format)
+        ensemble._max_N = state["running_max"].to(sum_ND, copy=copy)
+        ensemble._normaliser_N = state["normaliser"].to(sum_ND, copy=copy)
+        ensemble._sum_ND = sum_ND.detach().clone(memory_format=torch.contiguous_format) if copy else sum_ND
         ensemble._count = int(state["count"])
         ensemble._global_ND = ensemble._longest = None
         if global_reps is not None:

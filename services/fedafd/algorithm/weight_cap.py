@@ -54,9 +54,13 @@ def score_limit(scores_KN: Tensor, caps_K: Tensor) -> Tensor:
         raise InvalidTensorError(f"caps_K: sum to {float(caps_K.double().sum())}; weights of sum 1 need 1 or more")
     at_once = max(1, _NUMBERS_AT_ONCE // len(scores_KN))
     limit_N = torch.cat([part_KB.double().logsumexp(dim=0) for part_KB in scores_KN.split(at_once, dim=1)])
-    exceeding_N = torch.zeros_like(limit_N, dtype=torch.bool)
-    for scores_N, log_cap in zip(scores_KN, log_caps_K, strict=True):
-        exceeding_N |= scores_N.double() - log_cap > limit_N + _rounding(limit_N)
+    most_N = limit_N + _rounding(limit_N)
+    exceeding_N = torch.cat(
+        [
+            (part_KB.double() - log_caps_K[:, None] > most_B).any(dim=0)
+            for part_KB, most_B in zip(scores_KN.split(at_once, dim=1), most_N.split(at_once), strict=True)
+        ]
+    )
     if bool(exceeding_N.any()):
         parts = scores_KN[:, exceeding_N].split(at_once, dim=1)
         limit_N[exceeding_N] = torch.cat([_limit_of(part_KB.double(), log_caps_K) for part_KB in parts])
@@ -70,9 +74,12 @@ def capped_scores(scores_N: Tensor, limit_N: Tensor, cap: float) -> Tensor:
 
 
 @torch.no_grad()
-def capped_weights(scores_KN: Tensor, caps_K: Tensor) -> Tensor:
-    """Weight of each client on each sample, [K, N], float64; columns sum to 1 and no row exceeds its cap."""
-    excess_KN = scores_KN.double() - score_limit(scores_KN, caps_K)
+def capped_weights(scores_KN: Tensor, caps_K: Tensor, limit_N: Tensor | None = None) -> Tensor:
+    """Weight of each client on each sample, [K, N], float64; columns sum to 1 and no row exceeds its cap.
+
+    `limit_N`: the `score_limit` of both, where it is known.
+    """
+    excess_KN = scores_KN.double() - (score_limit(scores_KN, caps_K) if limit_N is None else limit_N)
     return excess_KN.exp().minimum(caps_K.double()[:, None])
 
 

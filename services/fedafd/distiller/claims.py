@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS, is_client_representations
 from fedafd.distiller.inputs import StageInputs
 from fedafd.distiller.stages import Decoded
+from fedafd.domain.kinds import StageKind
 from fedafd.proto.v1 import distillation_pb2 as pb
+from fedafd.rpc.codes import stage_kind_from_wire
 
-__all__ = ["Claimed", "Results", "Shared", "claimed_stages"]
+__all__ = ["Claimed", "Results", "RoundOfFolds", "Shared", "claimed_stages"]
 
 _READ_BY_ALL = GLOBAL_REPRESENTATIONS
 
@@ -66,12 +68,35 @@ class Shared:
             self._read[key] = inputs.read(named)
         return self._read[key]
 
+    def forget_upload(self) -> None:
+        """No stage that comes reads the last upload."""
+        self._upload = None
+
+
+class RoundOfFolds:
+    """What a round's folds share from one claim to the next: to make it ready takes longer than a small fold does."""
+
+    def __init__(self) -> None:
+        self._shared: Shared | None = None
+        self._of: tuple[str, ...] = ()
+
+    def shared(self, claim: pb.ClaimStageResponse) -> Shared:
+        """For the stages of a claim, one at a time. What another round's folds shared is dropped."""
+        known = [given.artifact.key for given in claim.inputs if given.name == _READ_BY_ALL]
+        if stage_kind_from_wire(claim.kind) is not StageKind.FOLD or not known:
+            self._shared = None
+            return Shared()
+        of = (claim.federation_config_json, claim.public_set_sha256, *known)
+        if self._shared is None or of != self._of:
+            self._shared, self._of = Shared(), of
+        self._shared.forget_upload()
+        return self._shared
+
 
 @dataclass
 class Results:
     """How far the stages at hand came."""
 
-    shared: Shared = field(default_factory=Shared)
     done: dict[Claimed, pb.CompleteStageRequest] = field(default_factory=dict)
     failed: dict[Claimed, Exception] = field(default_factory=dict)
     left: dict[Claimed, Exception] = field(default_factory=dict)

@@ -1,5 +1,6 @@
-"""A stage's inputs from the store. What is lost or damaged there is made again by whoever needs it, with the same bits.
+"""A stage's inputs: from memory what this distiller has just made, from the store all else.
 
+What is lost or damaged in the store is made again by whoever needs it, with the same bits.
 Every output of a stage depends on its inputs and its seed alone, so that the aggregator's description of the stage that
 made an object is enough to make it again: an SED state, an encoder bundle, the global representations, and a server
 state, for which the distilling stage of an earlier round is done again. What a client sent is made by no stage.
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fedafd.distiller.client import DistillationClient
+from fedafd.distiller.kept_outputs import KeptOutputs
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.patience import Patience
 from fedafd.distiller.stages import StageResult
@@ -43,9 +45,10 @@ class StageInputs:
         *,
         stage_id: str,
         redo: Redo,
+        kept: KeptOutputs,
     ) -> None:
         self._client, self._store, self._patience, self._metrics = client, store, patience, metrics
-        self._stage_id, self._redo = stage_id, redo
+        self._stage_id, self._redo, self._kept = stage_id, redo, kept
 
     def read(self, named: pb.NamedArtifact) -> bytes:
         """The input. Raises ArtifactCorruptError, ArtifactNotFoundError, with its name, if it is lost for good."""
@@ -67,6 +70,8 @@ class StageInputs:
         return self._once(artifact)
 
     def _once(self, artifact: types_pb2.Artifact) -> bytes:
+        if (content := self._kept.get(artifact.sha256)) is not None:
+            return content
         content = self._patience.through(lambda: get_verified(self._store, artifact.key, artifact.sha256))
         self._metrics.bytes_read.inc(len(content))
         return content

@@ -11,10 +11,11 @@ from typing import Literal
 
 from fedafd.artifacts.keys import RoundObjects
 from fedafd.artifacts.stage_io import MODEL_FILE, SERVER_STATE, model_path
-from fedafd.distiller.claims import Claimed, Results, Shared, claimed_stages
+from fedafd.distiller.claims import Claimed, Results, RoundOfFolds, Shared, claimed_stages
 from fedafd.distiller.client import FINISHED_GIVE_UP_SECONDS, DistillationClient
 from fedafd.distiller.heartbeat import Heartbeat
 from fedafd.distiller.inputs import StageInputs
+from fedafd.distiller.kept_outputs import KeptOutputs
 from fedafd.distiller.kept_progress import ProgressKeeper
 from fedafd.distiller.metrics import DistillerMetrics
 from fedafd.distiller.patience import Patience, is_outage
@@ -69,6 +70,7 @@ class StageRunner:
         self._device, self._processes, self._keeper = device, processes, keeper
         self._metrics, self._shutdown = metrics, shutdown
         self._together_bytes = TOGETHER_BYTES if isinstance(store, BatchStore) else 0
+        self._kept, self._folds = KeptOutputs(), RoundOfFolds()
         self.busy = False
 
     def run(self, stage_id: str, traceparent: str | None = None) -> None:
@@ -111,6 +113,8 @@ class StageRunner:
         """Work on stages that were claimed together, and settle each; the outcomes, and the stage to go on with."""
         results = Results()
         main = stages[0]
+        shared = self._folds.shared(main.claim)
+        self._kept.enter(main.claim.federation_id, main.claim.round_number, stage_kind_from_wire(main.claim.kind))
         put = partial(self._put, kept_until=monotonic() + _kept_seconds(main.claim))
         with (
             Heartbeat(self._client, main.stage_id, main.claim, self._shutdown) as heartbeat,
@@ -124,7 +128,7 @@ class StageRunner:
                 try:
                     if number:
                         heartbeat.step(number / len(stages), f"stage {number + 1} of {len(stages)}")
-                    work = self._prepared(stage, heartbeat, results.shared)
+                    work = self._prepared(stage, heartbeat, shared)
                     begun[stage] = working.begin(work, partial(self._work, stage, work, storing)), began
                 except (StageLostError, StageHandedBackError) as error:
                     results.left = dict.fromkeys(stages[number:], error)
@@ -199,6 +203,7 @@ class StageRunner:
             self._metrics,
             stage_id=stage.stage_id,
             redo=lambda maker, given: run_stage(self._described(maker, given, heartbeat.step)),
+            kept=self._kept,
         )
         given = {item.name: shared.read(item, inputs) for item in claim.inputs}
         waypoints = NOWHERE if self._keeper is None else self._keeper.waypoints(stage)
@@ -246,6 +251,7 @@ class StageRunner:
             purpose, key = _purpose_and_key(claim, name, sha256)
             twice = name == SERVER_STATE and stage_kind_from_wire(claim.kind) is StageKind.EVALUATE
             # A version's state is hours of work, and its copy a small part of the store.
+            self._kept.keep(sha256, content)
             objects |= twice_stored(key, content, is_there=key in read) if twice else {key: content}
             self._metrics.bytes_written.inc(len(content))
             artifact = types_pb2.Artifact(sha256=sha256, size_bytes=len(content), purpose=purpose, key=key)

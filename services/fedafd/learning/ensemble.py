@@ -161,7 +161,7 @@ def read_state(state: bytes) -> SimilarityEnsemble:
         if WEIGHTED_SUM in tensors:
             raise DataError(f"SED state of {len(state)} bytes: has its rows twice, as {WEIGHTED_SUM} and {HALF_ROWS}")
         tensors[WEIGHTED_SUM] = tensors.pop(HALF_ROWS).float()
-    return SimilarityEnsemble.from_state(tensors)
+    return SimilarityEnsemble.from_state(tensors, copy=False)
 
 
 def packed_state(ensemble: SimilarityEnsemble) -> bytes:

@@ -121,9 +121,10 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     share = max(share_cap(cap, sum(counts)), 1 / num_left)
     caps_K = torch.tensor([min(1.0, share * count) for count in counts], dtype=torch.float64)
     scores_KN = torch.stack([_scores(read[position], trimmed.get(position)) for position in kept])
-    weights = dict(zip(kept, capped_weights(scores_KN, caps_K).mean(dim=1).tolist(), strict=True))
+    limit_N = score_limit(scores_KN, caps_K)
+    weights = dict(zip(kept, capped_weights(scores_KN, caps_K, limit_N).mean(dim=1).tolist(), strict=True))
     agree = dict(zip(single, agree_K.tolist(), strict=False))
-    limit = {"limit": score_limit(scores_KN, caps_K), "share": torch.tensor(share, dtype=torch.float64)}
+    limit = {"limit": limit_N, "share": torch.tensor(share, dtype=torch.float64)}
     for position, samples_N in trimmed.items():
         limit[trimmed_name(_digest(read[position]))] = samples_N
     return Weighed(
