@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
+from tests.read_only_folder import read_only
 
 from fedafd.agent.ledger import Ledger, format_sent, read_sent
 from fedafd.agent.state import Credential, PendingResult, StateDirectory
 from fedafd.domain.errors import ConfigurationError, ConflictError, DataError, StateUnusableError
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
+from fedafd.domain.whole_files import remove_leftover
 
 CREDENTIAL = Credential(
     federation_id="f",
@@ -49,6 +52,31 @@ def test_damaged_credential_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "credential.json").write_text('{"kind": "image"')
     with pytest.raises(ConfigurationError, match=r"credential.json.*enrol again"):
         state.load_credential()
+
+
+@pytest.mark.parametrize("name", ["state/.1.part", "state/.1.part/shared.blob.folder", "models/1.part"])
+def test_what_a_crash_left_on_a_file_system_that_is_read_only_now_is_told_as_that(tmp_path: Path, name: str) -> None:
+    """Not as a file that exists: who outlasts a read-only folder would not know it by that."""
+    leftover = tmp_path / name
+    leftover.mkdir(parents=True)
+    (leftover / "half").write_bytes(b"half")
+    with read_only(tmp_path), pytest.raises(OSError) as raised:
+        remove_leftover(leftover)
+    assert raised.value.errno == errno.EROFS
+    remove_leftover(leftover)
+    assert not leftover.exists()
+    remove_leftover(leftover)
+
+
+def test_a_finished_training_is_kept_once_its_folder_can_be_written_again(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    leftover = tmp_path / "state" / ".1.part"
+    leftover.mkdir(parents=True)
+    (leftover / "half").write_bytes(b"half")
+    with read_only(tmp_path), pytest.raises(OSError) as raised:
+        _pending(state)
+    assert raised.value.errno == errno.EROFS
+    assert _pending(state).blobs()[UploadPurpose.REPRESENTATIONS].read_bytes() == b"reps"
 
 
 def test_second_agent_on_the_same_directory_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from fedafd.agent.state import MODEL_SOURCE_FILE, STATE_FILE, StateDirectory
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
 from fedafd.domain.hashing import file_sha256
 from fedafd.domain.kinds import Modality
+from fedafd.domain.whole_files import remove_leftover
 from fedafd.learning.model_sums import check_sums
 from fedafd.telemetry.logging import get_logger
 
@@ -99,7 +100,7 @@ class SiteModel:
                 )
             bundles[Modality(modality)] = path
         part = target.with_name(f"{target.name}{_PART}")
-        shutil.rmtree(part, ignore_errors=True)
+        remove_leftover(part)
         with disk_full_is_clear(self._folders.parent):
             part.mkdir(parents=True)
             write_personalized_model(part, recipe, state=folder / STATE_FILE, bundles=bundles)

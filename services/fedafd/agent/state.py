@@ -37,6 +37,7 @@ from fedafd.domain.errors import ConfigurationError, ConflictError, IdentityInUs
 from fedafd.domain.hashing import file_sha256, sha256_of
 from fedafd.domain.kinds import ParticipantKind, UploadPurpose
 from fedafd.domain.state_cases import AFRESH
+from fedafd.domain.whole_files import remove_leftover
 from fedafd.telemetry.logging import get_logger
 
 __all__ = [
@@ -207,7 +208,7 @@ class StateDirectory:
         """
         self.discard_pending()
         part = self.root / "state" / f".{round_number}.part"
-        shutil.rmtree(part, ignore_errors=True)
+        remove_leftover(part)
         values: dict[str, Any] = {
             "round_id": round_id,
             "round_number": round_number,

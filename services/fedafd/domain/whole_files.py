@@ -1,16 +1,28 @@
 """Writes a file whole or not at all: a reader, and a crash of the program, find the old content or the new.
 
+What a crash left of a folder is removed before it is made anew, and that it cannot be is told.
+
 What must outlast a power cut besides is written by `fedafd.agent.files.write_atomically`, which stands on this.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["remove_leftover", "write_whole"]
+
+
+def remove_leftover(folder: Path) -> None:
+    """Remove a folder with all that is in it; none is no fault. Raises OSError.
+
+    Who passes over what cannot be removed meets "File exists" next, on a file system that has turned read-only.
+    """
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
 
 
 def write_whole(path: Path, content: bytes | str, *, mode: int = 0o644, sync: bool = False) -> None:

@@ -22,6 +22,7 @@ from fedafd.domain.config import EncoderConfig, FederationConfig, FusionMode, pa
 from fedafd.domain.errors import DataError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.domain.state_fingerprint import StateFingerprint
+from fedafd.domain.whole_files import remove_leftover
 from fedafd.learning.alone import has_alone_branch
 from fedafd.learning.checkpoint import Checkpoint, tensors_below, write_tensors
 from fedafd.learning.client_model import ENCODERS
@@ -84,7 +85,7 @@ class Recipe:
 def write_shared_model(target: Path, recipe: Recipe, *, state: Path, bundles: Mapping[Modality, Path]) -> None:
     """Write the model as it is sent, packed, with LoRA's matrices apart. Raises DataError for an unreadable state."""
     folder = target.with_name(f"{target.name}.folder")
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_leftover(folder)
     try:
         _write(folder, recipe, Checkpoint.mapped(state), bundles, merged=False)
         pack_files(folder, target)
