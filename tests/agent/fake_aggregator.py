@@ -15,11 +15,12 @@ import grpc.aio
 
 from fedafd.artifacts.blocks import block_digests, block_length
 from fedafd.domain.config import parse_federation_config
+from fedafd.domain.kinds import ParticipantKind
 from fedafd.domain.leaving import LeaveReason
 from fedafd.proto.v1 import aggregator_pb2 as pb
 from fedafd.proto.v1 import types_pb2
 from fedafd.proto.v1.aggregator_pb2_grpc import AggregatorServiceServicer, add_AggregatorServiceServicer_to_server
-from fedafd.rpc.codes import activity_from_wire, leave_reason_from_wire, purpose_from_wire
+from fedafd.rpc.codes import activity_from_wire, client_kind_from_wire, leave_reason_from_wire, purpose_from_wire
 from fedafd.rpc.sessions import sessions_in
 
 TOKEN = "fedafd-enrol.good"
@@ -100,6 +101,7 @@ class FakeAggregator(AggregatorServiceServicer):
         self.progress: list[tuple[float, str]] = []
         self.work_done: list[int] = []
         self.federation_id = "f"
+        self.invited = ParticipantKind.IMAGE
         self.client_name = "site-a"
         self.credential = CREDENTIAL
         """What it gives."""
@@ -198,8 +200,10 @@ class FakeAggregator(AggregatorServiceServicer):
         repeated = self.token_used and request.nonce and request.nonce == self.nonces[0]
         if request.token != TOKEN or (self.token_used and not repeated):
             await self._refuse(context, grpc.StatusCode.UNAUTHENTICATED, "unauthenticated", "unknown or used-up token")
-        if request.kind != types_pb2.CLIENT_KIND_IMAGE:
-            await self._refuse(context, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request", "invited as image")
+        if client_kind_from_wire(request.kind) is not self.invited:
+            await self._refuse(
+                context, grpc.StatusCode.INVALID_ARGUMENT, "invalid-request", f"invited as {self.invited}"
+            )
         self.token_used = True
         if self.lost_enrolments:
             self.lost_enrolments -= 1

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import save as save_tensors
 from tests.agent.fake_aggregator import TOKEN, FakeAggregator
 from tests.datasets.test_data_bombs import IMAGES as PIXEL_BOMBS
 
@@ -31,15 +32,17 @@ from fedafd.artifacts.representations import encode_representations
 from fedafd.datasets import load_public_data, write_public_set
 from fedafd.domain.config import EncoderConfig, WireDtype
 from fedafd.domain.hashing import sha256_of
-from fedafd.domain.kinds import Modality
+from fedafd.domain.kinds import ClientKind, Modality, ParticipantKind
 from fedafd.domain.leaving import LeaveReason
 from fedafd.learning.sample_encoder import SampleEncoder
+from fedafd.learning.tokens import build_tokenizer
 
 Change = Callable[[pa.Table], pa.Table]
 
 DIM, NUM_PUBLIC = 8, 6
 NO_POLICY: Mapping[str, int] = MappingProxyType({})
 SMALL = {"hidden_sizes": [16, 32], "depths": [1, 1]}
+FIXED = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
 MEMORY_BYTES = 400 << 20
 """What the agent may take for the round beyond its peak before: it holds the 55 or 98 MiB of the bundle some times."""
 MOST_CPU_SECONDS = 6.0
@@ -61,19 +64,32 @@ def many_files(count: int = 200_000) -> bytes:
 
 
 DESCRIBED = json.dumps({"modality": "image", "embedding_dim": DIM, "encoder": {}, "backbone": {}}).encode()
+
+
+def far_larger_than_its_weights() -> bytes:
+    """300 million numbers, which are not there."""
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096, "num_attention_heads": 16}
+    described = {"modality": "image", "embedding_dim": DIM, "encoder": {"architecture": "vit"}, "backbone": sizes}
+    weights = save_tensors({"backbone.model.cls_token": np.zeros((1, 1, 1024), np.float32)})
+    return pack_folder({"config.json": json.dumps(described).encode(), "model.safetensors": weights})
+
+
 BUNDLES = {
+    "an encoder far larger than its weights": far_larger_than_its_weights,
     "a million tensors": lambda: pack_folder({"config.json": DESCRIBED, "model.safetensors": many_tensors()}),
     "two hundred thousand files": many_files,
 }
 
 
 @contextmanager
-def agent(folder: Path, address: str, policy: Mapping[str, int]) -> Iterator[subprocess.Popen[bytes]]:
+def agent(
+    folder: Path, address: str, policy: Mapping[str, int], kind: ClientKind = ClientKind.IMAGE
+) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "agent.yaml").write_text(
         json.dumps(
             {
                 "aggregator": address,
-                "kind": "image",
+                "kind": kind.value,
                 "data": {"adapter": "shapes"},
                 "state_dir": str(folder / "site"),
                 "threads": 1,
@@ -101,7 +117,14 @@ def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def assign(server: FakeAggregator, folder: Path, number: int, bundle: bytes, shard: Change | None) -> None:
+def assign(
+    server: FakeAggregator,
+    folder: Path,
+    number: int,
+    bundle: bytes,
+    shard: Change | None,
+    kind: ClientKind = ClientKind.IMAGE,
+) -> None:
     """A round with that bundle, of a public set whose first shard is changed, and sound representations."""
     data = load_public_data("shapes", None, {"num_train": NUM_PUBLIC, "num_val": 1, "num_test": 1})
     manifest = write_public_set(data, folder)
@@ -114,6 +137,7 @@ def assign(server: FakeAggregator, folder: Path, number: int, bundle: bytes, sha
     rows_ND = np.eye(NUM_PUBLIC, DIM, dtype=np.float32)
     server.assign(number, bundle=bundle, public_set=manifest.to_bytes(), embedding_dim=DIM)
     task = server.task.train
+    task.encoder_bundles[0].purpose = f"encoder-bundle/{kind.value}"
     del task.public_set[1:]
     task.public_set.extend(
         server.put((folder / each.name).read_bytes(), "public-set/shard") for each in manifest.shards
@@ -130,9 +154,10 @@ async def left(
     number: int,
     bundle: bytes,
     shard: Change | None = None,
+    kind: ClientKind = ClientKind.IMAGE,
 ) -> None:
     """The agent has left that round."""
-    assign(server, folder, number, bundle, shard)
+    assign(server, folder, number, bundle, shard, kind)
     deadline = time.monotonic() + 240
     while len(server.left) < number:
         assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-3000:]
@@ -140,18 +165,23 @@ async def left(
 
 
 def tried(
-    folder: Path, bundle: bytes, shard: Change | None = None, policy: Mapping[str, int] = NO_POLICY
+    folder: Path,
+    bundle: bytes,
+    shard: Change | None = None,
+    policy: Mapping[str, int] = NO_POLICY,
+    kind: ClientKind = ClientKind.IMAGE,
 ) -> tuple[LeaveReason, str]:
     """Why a real agent left the round, and its log; it is still there, and the round cost it little."""
 
     async def scene() -> LeaveReason:
         server = FakeAggregator()
+        server.invited = ParticipantKind(kind.value)
         await server.start()
         try:
-            with agent(folder, server.address, policy) as process:
-                await left(server, process, folder, 1, b"no bundle")  # imports all that a round needs
+            with agent(folder, server.address, policy, kind) as process:
+                await left(server, process, folder, 1, b"no bundle", kind=kind)  # imports all that a round needs
                 before, began = peak_bytes(process), cpu_seconds(process)
-                await left(server, process, folder, 2, bundle, shard)
+                await left(server, process, folder, 2, bundle, shard, kind)
                 assert peak_bytes(process) - before < MEMORY_BYTES
                 assert cpu_seconds(process) - began < MOST_CPU_SECONDS
                 assert process.poll() is None
@@ -169,6 +199,29 @@ def test_a_bundle_of_nothing_costs_the_agent_little_and_it_goes_on(
 ) -> None:
     reason, _ = tried(tmp_path, BUNDLES[what](), policy=policy)
     assert not policy or reason is LeaveReason.POLICY_ENCODER
+
+
+def with_tokenizer(**changes: object) -> bytes:
+    """A bundle of a text encoder, sound but for its tokenizer."""
+    tokenizer = build_tokenizer(["a dog runs"])
+    config = EncoderConfig.model_validate({"architecture": "bigru", "options": {"embedding_size": 8, "hidden_size": 8}})
+    files = SampleEncoder(config, Modality.TEXT, dim=DIM, tokenizer=tokenizer).to_files()
+    changed = json.loads(files["tokenizer.json"]) | changes
+    return pack_folder(files | {"tokenizer.json": json.dumps(changed).encode()})
+
+
+TOKENIZERS: dict[str, dict[str, object]] = {
+    "pads to ten million tokens": {"padding": FIXED | {"strategy": {"Fixed": 10_000_000}}},
+    "breaks down where it is read": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+    "breaks down on a text": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}},
+}
+"""The latter two by panics of tokenizers' own code."""
+
+
+@pytest.mark.parametrize("what", TOKENIZERS)
+def test_a_tokenizer_that_pads_without_end_or_breaks_down_does_not_end_the_agent(tmp_path: Path, what: str) -> None:
+    reason, log = tried(tmp_path, with_tokenizer(**TOKENIZERS[what]), kind=ClientKind.TEXT)
+    assert reason is LeaveReason.BUNDLE_UNUSABLE, log[-2000:]
 
 
 def captions(table: pa.Table) -> pa.Table:

@@ -11,7 +11,6 @@ import resource
 import sys
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 
@@ -25,6 +24,7 @@ from fedafd.domain.counted import counted
 from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.alone import has_alone_branch
+from fedafd.learning.building import memory_bytes
 from fedafd.learning.local_site import LocalSite
 from fedafd.learning.local_training import train_locally
 from fedafd.learning.optimizers import choose_device
@@ -152,7 +152,7 @@ def _memory(site: LocalSite, data: ClientData) -> Finding:
         used = torch.cuda.max_memory_allocated(site.device)
         whole = torch.cuda.get_device_properties(site.device).total_memory
         text += f", and {_gib(used)} of the GPU's {_gib(whole)}"
-    available = _memory_bytes()
+    available = memory_bytes()
     if available is not None and needed > _MEMORY_BOUND * available:
         return warning("memory", f"{text}, but this machine or container has {_gib(available)}")
     return fine("memory", text if available is None else f"{text}, of {_gib(available)}")
@@ -161,19 +161,6 @@ def _memory(site: LocalSite, data: ClientData) -> Finding:
 def _peak_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _memory_bytes() -> int | None:
-    """What this process may use: the machine's memory, or less where a container says so."""
-    limits = []
-    if "SC_PHYS_PAGES" in os.sysconf_names:
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        try:
-            limits.append(int(limit.read_text()))
-        except (OSError, ValueError):
-            continue
-    return min(limits, default=None)
 
 
 def _gib(count: float) -> str:

@@ -181,6 +181,11 @@ async def train_watched(
         except StopIteration as error:
             # A future takes every exception but this one: it would wait for ever.
             raise RuntimeError("the training raised StopIteration") from error
+        except Exception:
+            raise
+        except BaseException as error:
+            # A panic of a library's Rust code is no Exception, and would end the agent.
+            raise RuntimeError(f"the training broke down: {type(error).__name__}: {error}") from error
 
     training = asyncio.ensure_future(asyncio.to_thread(train))
     watchers = [asyncio.ensure_future(watcher) for watcher in (limit(), watch())]

@@ -23,6 +23,7 @@ from fedafd.learning.pretrained import (
     source_of,
 )
 from fedafd.learning.quiet_loading import quietly
+from fedafd.learning.safe_options import refuse_parts_that_fetch
 
 __all__ = ["any_backbone", "fresh_backbone", "plain_options", "self_options"]
 
@@ -48,6 +49,7 @@ def any_backbone(config: EncoderConfig, modality: Modality) -> Any:
         refuse_adapter(config.pretrained)
         sizes: Any = transformers.AutoConfig.from_pretrained(name, revision=revision or "main", trust_remote_code=False)
         refuse_quantised(config, getattr(sizes, "quantization_config", None))
+        refuse_parts_that_fetch(sizes.to_dict(), f"weights {config.pretrained!r}")
         if config.projection == "new":
             sizes = getattr(sizes, _PARTS[modality], None) or sizes
         arguments = _timm_arguments(

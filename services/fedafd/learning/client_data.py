@@ -12,7 +12,8 @@ from fedafd.algorithm.checks import check_labels, check_same_shape
 from fedafd.algorithm.label_metrics import check_label_sets
 from fedafd.datasets.labels import has_several
 from fedafd.datasets.samples import ClientData, ImageSplit, PairSplit, Split, TextSplit
-from fedafd.domain.errors import DataError
+from fedafd.domain.blame import blaming
+from fedafd.domain.errors import BundleError, DataError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.feeding import gathered, resident
 from fedafd.learning.images import augmented, fit_of
@@ -62,7 +63,7 @@ class SplitTensors:
         for modality, encoder in encoders.items():
             reads = modality is Modality.IMAGE and not is_pooled(self.rows[modality])
             same = reads and encoder.config.trainable != "head" and self.fit == fit_of(encoder.config)
-            rows = self.rows[modality] if same else encoder.rows(_samples(split, modality))
+            rows = self.rows[modality] if same else _rows(encoder, _samples(split, modality))
             features[modality] = torch.from_numpy(encode_all(encoder, rows, device))
         return features
 
@@ -96,6 +97,14 @@ class Splits:
                 _check(f"labels of {name}", tensors.labels, tensors.count, len(self._data.labels))
             self._read[name] = tensors
         return self._read[name]
+
+
+def _rows(encoder: SampleEncoder, samples: Sequence[Any]) -> Tensor:
+    """What a global encoder reads of samples; a text that its tokenizer cannot read is no fault of the text."""
+    if encoder.modality is Modality.IMAGE:
+        return encoder.rows(samples)
+    with blaming(BundleError):
+        return encoder.rows(samples)
 
 
 def check_samples(data: ClientData, task: LabelTask | PairTask) -> None:

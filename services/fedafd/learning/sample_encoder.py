@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +17,21 @@ from torch import Tensor, nn
 
 from fedafd.domain.config import EncoderConfig, parse_config
 from fedafd.domain.errors import ConfigurationError, DataError, FedafdError
+from fedafd.domain.hashing import sha256_of
 from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.automatic import plain_options, self_options
 from fedafd.learning.batch_norm import accept_single_values
+from fedafd.learning.building import Room, RoomError, room_beside, room_here, within
 from fedafd.learning.dual_encoder import half_options
-from fedafd.learning.encoders import Encoder, Features, build_encoder
+from fedafd.learning.encoders import Encoder, Features, build_encoder, token_rows
 from fedafd.learning.feature_cache import features_of
 from fedafd.learning.feeding import batches_worked
 from fedafd.learning.image_processor import image_reading
 from fedafd.learning.images import fit_of, image_pixels, scaled
 from fedafd.learning.lora import add_adapters
 from fedafd.learning.sentence_folder import text_reading
+from fedafd.learning.sound_tokenizer import read_tokenizer
 from fedafd.learning.tensor_bytes import tensors_of
 from fedafd.learning.tensor_fit import load_fitting
 from fedafd.learning.tokens import padding_id, token_ids
@@ -37,13 +40,24 @@ from fedafd.learning.transformer_models import AUTO
 
 __all__ = ["SampleEncoder", "description", "encode_all", "is_pooled"]
 
+_MOST_FITTING = 64
+_fitting: dict[str, None] = {}
+"""Descriptions, with how large their weights are, that made no larger encoder here."""
+
 
 class SampleEncoder(nn.Module):
     """An encoder with its configuration and, for texts, its tokenizer: reads raw samples and encodes them."""
 
     def __init__(
-        self, config: EncoderConfig, modality: Modality, *, dim: int, tokenizer: Tokenizer | None = None
+        self,
+        config: EncoderConfig,
+        modality: Modality,
+        *,
+        dim: int,
+        tokenizer: Tokenizer | None = None,
+        room: Room | None = None,
     ) -> None:
+        """`room`: how much may be made; None: as much as this machine bears."""
         super().__init__()
         self.modality, self.dim, self.tokenizer = modality, dim, tokenizer
         config = text_reading(config, modality)
@@ -54,7 +68,10 @@ class SampleEncoder(nn.Module):
         vocabulary = tokenizer.get_vocab_size() if tokenizer is not None else 0
         padding = padding_id(tokenizer) if tokenizer is not None else 0
         # Weights are float32, wherever they come from: half precision is for products alone, by autocast.
-        self.encoder: Encoder = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding).float()
+        with within(room or room_here()):
+            built = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding)
+        self.encoder: Encoder = built.float()
+        self._token_rows = token_rows(self.encoder) if modality is Modality.TEXT else None
         accept_single_values(self.encoder)
         if config.trainable == "head":
             freeze_backbone(self.encoder)
@@ -77,7 +94,8 @@ class SampleEncoder(nn.Module):
             return image_pixels(samples, fit_of(self.config))
         assert self.tokenizer is not None
         prefix = self.config.prefix or ""
-        return token_ids(self.tokenizer, [prefix + text for text in samples], self.config.max_tokens)
+        texts = [prefix + text for text in samples]
+        return token_ids(self.tokenizer, texts, self.config.max_tokens, rows=self._token_rows)
 
     def rows(self, samples: Sequence[Any]) -> Tensor:
         """What training takes rows of: as `read`, but of a frozen backbone its features [n, C], computed once."""
@@ -137,20 +155,27 @@ class SampleEncoder(nn.Module):
 
         The folder holds all that it needs: nothing pretrained is looked up. Raises DataError naming `source`.
         """
-        encoder = cls.described(described, tokenizer, source=source)
+        given = _read_description(described, f"{source}/config.json")
+        room = room_beside(weights, is_half=given.config.projection == "own")
+        words = _read_words(tokenizer, given.modality, source)
+        _look_at_sizes(given, words, room, source)
+        encoder = cls._made(given, words, room, source)
         load_fitting(encoder.network, weights, f"{source}/model.safetensors")
         return encoder.eval()
 
     @classmethod
     def described(cls, described: Mapping[str, Any], tokenizer: bytes | None, *, source: str) -> SampleEncoder:
         """The same with fresh weights. Raises DataError naming `source`."""
+        given = _read_description(described, f"{source}/config.json")
+        return cls._made(given, _read_words(tokenizer, given.modality, source), None, source)
+
+    @classmethod
+    def _made(cls, given: _Description, words: Tokenizer | None, room: Room | None, source: str) -> SampleEncoder:
         where = f"{source}/config.json"
-        config, modality, dim = _read_description(described, where)
-        words = _read_tokenizer(tokenizer, f"{source}/tokenizer.json")
-        if modality is Modality.TEXT and words is None:
-            raise DataError(f"{source}/tokenizer.json: is missing")
         try:
-            return cls(config, modality, dim=dim, tokenizer=words)
+            return cls(given.config, given.modality, dim=given.dim, tokenizer=words, room=room)
+        except RoomError as error:
+            raise DataError(f"{where}: {error}") from None
         except FedafdError:
             raise
         except Exception as error:  # any value may stand in a folder, and libraries fail on each in their own way
@@ -186,7 +211,15 @@ def description(config: EncoderConfig, modality: Modality, dim: int, tokenizer: 
     return files
 
 
-def _read_description(described: Mapping[str, Any], where: str) -> tuple[EncoderConfig, Modality, int]:
+class _Description(NamedTuple):
+    """What a folder's config.json says."""
+
+    config: EncoderConfig
+    modality: Modality
+    dim: int
+
+
+def _read_description(described: Mapping[str, Any], where: str) -> _Description:
     try:
         values = described["encoder"] | {"options": described["backbone"]}
         modality, dim = Modality(described["modality"]), int(described["embedding_dim"])
@@ -199,14 +232,32 @@ def _read_description(described: Mapping[str, Any], where: str) -> tuple[Encoder
             f"{where}: names pretrained weights {config.pretrained!r}; a model folder holds its weights itself, and"
             " nothing is fetched for it"
         )
-    return config, modality, dim
+    return _Description(config, modality, dim)
 
 
-def _read_tokenizer(content: bytes | None, where: str) -> Tokenizer | None:
+def _read_words(tokenizer: bytes | None, modality: Modality, source: str) -> Tokenizer | None:
+    words = None if tokenizer is None else read_tokenizer(tokenizer, f"{source}/tokenizer.json")
+    if modality is Modality.TEXT and words is None:
+        raise DataError(f"{source}/tokenizer.json: is missing")
+    return words
+
+
+def _look_at_sizes(given: _Description, words: Tokenizer | None, room: Room, source: str) -> None:
+    """Raise DataError for an encoder that is far larger than its weights, seen where tensors have shapes and no memory:
+    some families fill one before they show it. What cannot be made there is made as it is."""
+    looked_at = sha256_of(repr((given, room.numbers)).encode())
+    if looked_at in _fitting:
+        return
     try:
-        return None if content is None else Tokenizer.from_str(content.decode())
-    except Exception as error:  # tokenizers raises Exception itself
-        raise DataError(f"{where}: is not a tokenizer: {error}") from None
+        with torch.device("meta"):
+            SampleEncoder(given.config, given.modality, dim=given.dim, tokenizer=words, room=room)
+    except RoomError as error:
+        raise DataError(f"{source}/config.json: {error}") from None
+    except Exception:  # of a family that needs numbers to be made
+        return
+    _fitting[looked_at] = None
+    while len(_fitting) > _MOST_FITTING:
+        del _fitting[next(iter(_fitting))]
 
 
 def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder) -> EncoderConfig:

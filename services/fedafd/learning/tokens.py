@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,12 +18,16 @@ from tokenizers.models import WordLevel
 from torch import Tensor
 
 from fedafd.domain.config import EncoderConfig
+from fedafd.domain.errors import DataError
 from fedafd.learning.pretrained import pretrained_tokenizer
+from fedafd.learning.sound_tokenizer import panics_told
 
 __all__ = ["PAD", "build_tokenizer", "padding_id", "token_ids", "tokenizer_for", "unknown_share"]
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
 _LIMIT = 20_000
+_AT_ONCE = 20_000
+"""Characters."""
 _SPACELESS = (
     *("Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Tangut", "Nushu", "Thai", "Lao", "Myanmar", "Khmer"),
     *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Ahom", "Javanese", "Balinese"),
@@ -51,16 +55,34 @@ def tokenizer_for(config: EncoderConfig, texts: Iterable[str]) -> Tokenizer:
     return build_tokenizer(texts) if config.pretrained is None else pretrained_tokenizer(config)
 
 
-def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> Tensor:
+def token_ids(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, *, rows: int | None = None) -> Tensor:
     """int64 [len(texts), max_tokens]; cut at the end, padded with `padding_id`; an empty text is one unknown word.
 
-    A pretrained tokenizer cuts by itself, so that its closing token is kept.
+    A pretrained tokenizer cuts by itself, so that its closing token is kept. `rows`: of the embedding that is looked
+    up; None: not known. Raises DataError for ids beyond it, which would break a GPU's process for good.
     """
     ids = np.full((len(texts), max_tokens), padding_id(tokenizer), dtype=np.int64)
-    for row, encoded in zip(ids, tokenizer.encode_batch_fast(list(texts)), strict=True):
-        kept = encoded.ids[:max_tokens] or [1]
-        row[: len(kept)] = kept
+    with panics_told("tokenizer"):
+        for first, some in _parts(texts):
+            for row, encoded in zip(ids[first:], tokenizer.encode_batch_fast(some), strict=False):
+                kept = encoded.ids[:max_tokens] or [1]
+                row[: len(kept)] = kept
+    if rows is not None and ids.size and ids.max() >= rows:
+        raise DataError(f"tokenizer: makes id {ids.max()}, but the encoder knows {rows} tokens")
     return torch.from_numpy(ids)
+
+
+def _parts(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """All texts, some at once, and where those begin: what a tokenizer notes of a text is far larger than the text."""
+    first, some, size = 0, list[str](), 0
+    for number, text in enumerate(texts):
+        some.append(text)
+        size += len(text)
+        if size > _AT_ONCE:
+            yield first, some
+            first, some, size = number + 1, [], 0
+    if some:
+        yield first, some
 
 
 def unknown_share(tokenizer: Tokenizer, texts: Iterable[str]) -> float:

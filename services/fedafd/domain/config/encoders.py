@@ -100,6 +100,8 @@ class EncoderConfig(Config):
         for count, (name, value) in enumerate(_each_number("", options)):
             last = name.rpartition(".")[2]
             limit = next((limit for word, limit in _LARGEST.items() if word in last), None)
+            if limit is None and isinstance(value, int) and not any(word in last for word in _NO_COUNT):
+                limit = _LARGEST_COUNT
             if limit is not None and abs(value) > limit:
                 raise ValueError(f"{name}: {value} is too much; at most {limit} is allowed")
             if count >= _MOST_NUMBERS:
@@ -135,9 +137,13 @@ _LARGEST = {
     "token": 1_000_000,
     "position": 1_000_000,
     **dict.fromkeys(("size", "dim", "width", "channel", "feature"), 16_384),
-    **dict.fromkeys(("depth", "layer", "head", "block", "stage"), 1024),
+    "label": 100_000,
+    **dict.fromkeys(("depth", "layer", "head", "block", "stage", "expert"), 1024),
 }
-"""By a word in the option's name, the first that fits; what has none of them, such as a seed, may be any number."""
+"""By a word in the option's name, the first that fits."""
+_LARGEST_COUNT = 1_000_000
+"""Of a whole number whose name has none of these words, nor one that says that it counts nothing."""
+_NO_COUNT = ("theta", "seed", "base", "scale", "freq", "factor")
 _MOST_NUMBERS = 1000
 
 
