@@ -23,7 +23,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import save as save_tensors
+import torch
+from safetensors.torch import save as save_tensors
 from tests.agent.fake_aggregator import TOKEN, FakeAggregator
 from tests.datasets.test_data_bombs import IMAGES as PIXEL_BOMBS
 
@@ -70,11 +71,11 @@ def far_larger_than_its_weights() -> bytes:
     """300 million numbers, which are not there."""
     sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096, "num_attention_heads": 16}
     described = {"modality": "image", "embedding_dim": DIM, "encoder": {"architecture": "vit"}, "backbone": sizes}
-    weights = save_tensors({"backbone.model.cls_token": np.zeros((1, 1, 1024), np.float32)})
+    weights = save_tensors({"backbone.model.cls_token": torch.zeros(1, 1, 1024)})
     return pack_folder({"config.json": json.dumps(described).encode(), "model.safetensors": weights})
 
 
-BUNDLES = {
+BUNDLES: dict[str, Callable[[], bytes]] = {
     "an encoder far larger than its weights": far_larger_than_its_weights,
     "a million tensors": lambda: pack_folder({"config.json": DESCRIBED, "model.safetensors": many_tensors()}),
     "two hundred thousand files": many_files,

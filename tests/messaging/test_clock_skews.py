@@ -36,6 +36,6 @@ async def test_without_redis_or_with_something_else_in_it_nothing_is_told(
     SkewTeller("redis://127.0.0.1:1/0", "a").tell(5, NOW)
     async with redis.asyncio.Redis.from_url("redis://127.0.0.1:1/0") as away:
         assert await read_skews(away, NOW) == {}
-    for value in ("no json", "{}", "[]", '{"seconds": "x", "at": "y"}'):
+    for value in ("no json", "{}", "[]", '{"seconds": "x", "at": "y"}', "[" * 100_000):
         await client.hset("fedafd:clock-skews", "a", value)
         assert await read_skews(client, NOW) == {}

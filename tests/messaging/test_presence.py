@@ -96,3 +96,27 @@ def test_presence_goes_on_when_redis_comes_back(tmp_path: object, redis_url: str
     for number in range(3):
         writer.seen("f", "after", f"step {number}")
     wait_until(lambda: bool(client.exists("fedafd:presence:f:after")) or not writer.seen("f", "after", "x"), "it")  # type: ignore[func-returns-value]
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"\xff",
+        b"[]",
+        b"{}",
+        b"[" * 100_000,
+        b'{"at": 5, "activity": ""}',
+        b'{"at": "yesterday", "activity": ""}',
+        b'{"at": "2026-01-01T00:00:00", "activity": "without a zone"}',
+    ],
+)
+async def test_what_no_writer_of_ours_wrote_is_nobody(client: redis.asyncio.Redis, forged: bytes) -> None:
+    await client.set(presence_key("f", "north"), forged)
+    assert await read_presence(client, "f", ["north", "south"]) == {}
+
+
+async def test_an_activity_is_short_and_holds_nothing_that_a_terminal_obeys(client: redis.asyncio.Redis) -> None:
+    value = {"at": datetime.now(UTC).isoformat(), "activity": "\x1b[2J" + "x" * 10_000}
+    await client.set(presence_key("f", "north"), json.dumps(value))
+    activity = (await read_presence(client, "f", ["north"]))["north"].activity
+    assert len(activity) <= 200 and "\x1b" not in activity

@@ -241,3 +241,18 @@ async def test_without_redis_it_says_so() -> None:
     assert await QueryLine(away).missed_since() is None
     with pytest.raises(StorageUnavailableError):
         QueryTaker("redis://127.0.0.1:1/0").take()
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"", b"no name of ours", b"0" * 100_000, b"0" * 31 + b"\n"])
+def test_a_name_that_is_none_of_ours_is_passed_over(url: str, name: bytes) -> None:
+    client, taker = redis.Redis.from_url(url), QueryTaker(url)
+    client.rpush("fedafd:queries", name)
+    assert taker.take() is None
+    assert kept(url) == []
+
+
+async def test_a_time_that_is_none_and_a_worker_without_a_name_are_no_failure(url: str, line: QueryLine) -> None:
+    client = redis.Redis.from_url(url)
+    for moment in (b"1e300", b"nan", b"\xff"):
+        client.set("fedafd:queries-missed", moment)
+        assert await line.missed_since() is None

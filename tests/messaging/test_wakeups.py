@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import redis
 from tests.servers import free_port, redis_server
 
-from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
+from fedafd.messaging.wakeups import CHANNEL, WakeupPublisher, listen_for_wakeups
 
 
 @asynccontextmanager
@@ -39,6 +40,24 @@ async def test_a_wake_up_reaches_another_process_listener(redis_url: str) -> Non
     heard: list[str] = []
     async with listening(redis_url, heard):
         await until_heard(WakeupPublisher(redis_url), heard, "trial")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"null",
+        b'{"federation": [1], "clients": [{}, []], "rounds": 5, "origin": {}}',
+        b'{"federation": "x", "clients": 7, "rounds": 5, "origin": 5}',
+    ],
+)
+async def test_what_is_no_message_of_ours_does_not_end_the_listening(redis_url: str, forged: bytes) -> None:
+    heard: list[str] = []
+    async with listening(redis_url, heard):
+        await until_heard(WakeupPublisher(redis_url), heard, "before")
+        redis.Redis.from_url(redis_url).publish(CHANNEL, forged)
+        await until_heard(WakeupPublisher(redis_url), heard, "after")
 
 
 async def test_publishing_without_redis_neither_waits_nor_raises() -> None:

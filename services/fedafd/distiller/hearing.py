@@ -20,7 +20,7 @@ from fedafd.telemetry.logging import get_logger
 __all__ = ["DEAF_EXIT_CODE", "Hearing"]
 
 DEAF_EXIT_CODE = 3
-"""Of a distiller that ended because it did not receive."""
+"""Of a distiller that ended because it did not receive, or could not go on to."""
 _LOOK_SECONDS = 5.0
 _GRACE_SECONDS = 30.0
 _log = get_logger(__name__)

@@ -100,6 +100,9 @@ def _run(settings: DistillerSettings, cache: Path) -> int:
         hearing = Hearing(QueueDepth(redis_url), lambda: runner.busy or shutdown.begun, metrics)
         hearing.start()
         _work(make_celery(redis_url), runner, hearing)
+    if not shutdown.begun and not hearing.deaf:
+        _log.error("distiller.receiving_ended", reason="a message in Redis is none of ours, or Redis refuses it")
+        return DEAF_EXIT_CODE
     _log.info("distiller.stopped")
     return DEAF_EXIT_CODE if hearing.deaf else 0
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import datetime, timedelta
+from math import isfinite
 
 import redis
 import redis.asyncio
 from redis.exceptions import RedisError
+
+from fedafd.domain.plain_text import plain_text
 
 __all__ = ["SkewTeller", "read_skews"]
 
@@ -40,15 +43,15 @@ async def read_skews(client: redis.asyncio.Redis | None, now: datetime) -> dict[
     """By process how many seconds its clock is ahead; none where Redis is away or holds something else."""
     if client is None:
         return {}
-    with suppress(RedisError, ValueError, KeyError, TypeError):
+    with suppress(RedisError, ValueError, KeyError, TypeError, RecursionError):
         skews = {
             (name.decode() if isinstance(name, bytes) else name): json.loads(value)
             for name, value in (await client.hgetall(_KEY)).items()
         }
         recent = timedelta(seconds=_SECONDS)
         return {
-            name: float(skew["seconds"])
+            plain_text(name): float(skew["seconds"])
             for name, skew in sorted(skews.items())
-            if now - datetime.fromisoformat(skew["at"]) < recent
+            if now - datetime.fromisoformat(skew["at"]) < recent and isfinite(float(skew["seconds"]))
         }
     return {}

@@ -18,6 +18,7 @@ import redis
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from fedafd.domain.plain_text import plain_text
 from fedafd.telemetry.logging import get_logger
 
 __all__ = ["PRESENCE_SECONDS", "Presence", "PresenceWriter", "presence_key", "read_presence"]
@@ -92,9 +93,15 @@ async def read_presence(client: redis.asyncio.Redis, federation: str, clients: S
     except (RedisError, OSError) as error:
         _log.debug("presence.unavailable", reason=str(error))
         return {}
-    return {name: _parsed(value) for name, value in zip(clients, values, strict=True) if value is not None}
+    parsed = {name: _parsed(value) for name, value in zip(clients, values, strict=True) if value is not None}
+    return {name: presence for name, presence in parsed.items() if presence is not None}
 
 
-def _parsed(value: bytes | str) -> Presence:
-    values = json.loads(value)
-    return Presence(datetime.fromisoformat(values["at"]), str(values["activity"]))
+def _parsed(value: bytes | str) -> Presence | None:
+    """None for what no writer of ours wrote."""
+    try:
+        values = json.loads(value)
+        at, activity = datetime.fromisoformat(values["at"]), str(values["activity"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None if at.tzinfo is None else Presence(at, plain_text(activity[:_ACTIVITY_CHARACTERS]))

@@ -10,6 +10,7 @@ which two workers ended may be what they ended of.
 
 from __future__ import annotations
 
+import re
 import secrets
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ MISSED_SECONDS = 600
 """So long after the last query that found no worker it is told that queries wait."""
 _NAMES, _PRESENT, _MISSED = "fedafd:queries", "fedafd:query-workers", "fedafd:queries-missed"
 _NONE = "no query worker is running; start one with `fedafd queries`"
+_NAME = re.compile(r"[0-9a-f]{32}")
 _LOOK_SECONDS = 1
 """Below the connections' timeout."""
 _BUSY_SECONDS = 3
@@ -85,7 +87,7 @@ class QueryLine:
         """Since when queries find no worker; None where one is there, or nobody asked lately, or Redis is away."""
         if self._client is None:
             return None
-        with suppress(RedisError, OSError, ValueError):
+        with suppress(RedisError, OSError, ValueError, OverflowError):
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.exists(_PRESENT)
                 pipe.get(_MISSED)
@@ -165,7 +167,9 @@ class QueryLine:
             position, taker = await pipe.execute()
         if taker is None:
             return _State.UNCLAIMED if position is None else _State.WAITING
-        return _State.TAKEN if await client.exists(_worker_key(_content(taker).decode())) else _State.LOST
+        return (
+            _State.TAKEN if await client.exists(_worker_key(_content(taker).decode(errors="replace"))) else _State.LOST
+        )
 
     @staticmethod
     async def _miss(client: redis.asyncio.Redis) -> None:
@@ -214,7 +218,9 @@ class QueryTaker:
             popped = self._client.blpop([_NAMES], timeout=_LOOK_SECONDS)
             if popped is None:
                 return None
-            name = _content(popped[1]).decode()
+            name = _content(popped[1]).decode(errors="replace")
+            if not _NAME.fullmatch(name):  # nobody waits for it
+                return None
             with self._client.pipeline(transaction=True) as pipe:
                 pipe.getdel(_query_key(name))
                 pipe.set(_taker_key(name), self._worker, ex=int(QUERY_SECONDS))

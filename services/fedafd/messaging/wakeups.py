@@ -104,8 +104,8 @@ async def listen_for_wakeups(
                     if message["type"] == "subscribe":
                         connected()
                     elif message["type"] == "message":
-                        origin, change = _decoded(message["data"].decode())
-                        if not but or origin != but:
+                        origin, change = _decoded(message["data"])
+                        if change is not None and (not but or origin != but):
                             heard(change)
         except (RedisError, OSError) as error:
             _log.debug("wakeups.unavailable", reason=str(error))
@@ -114,11 +114,16 @@ async def listen_for_wakeups(
         await asyncio.sleep(_RECONNECT_SECONDS)
 
 
-def _decoded(text: str) -> tuple[str, Change]:
-    """Origin and change of a message. What is no message of this version is the name of a federation."""
+def _decoded(message: bytes) -> tuple[str, Change | None]:
+    """Origin and change of a message. What is no message of this version is the name of a federation, what is no text
+    is nobody's: whoever can write to Redis, the listener goes on."""
+    try:
+        text = message.decode()
+    except UnicodeDecodeError:
+        return "", None
     try:
         values = json.loads(text)
-        clients = None if values["clients"] is None else frozenset(values["clients"])
+        clients = None if values["clients"] is None else frozenset(map(str, values["clients"]))
         return str(values["origin"]), Change(str(values["federation"]), clients, bool(values["rounds"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "", Change(text)
