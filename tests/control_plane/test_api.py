@@ -96,7 +96,7 @@ async def test_a_public_set_may_hold_shards_of_equal_content(rest: Rest, tmp_pat
     assert made.json()["num_samples"] == {"train": 8, "val": 4, "test": 4}
     store = rest.context.store
     assert all(store.stat(f"public-sets/{manifest.sha256}/{shard.name}") for shard in (train, val, test))
-    assert not store.stat(f"public-sets/incoming/{val.sha256}")
+    assert not store.stat(f"public-sets/incoming/trial/{val.sha256}")
 
 
 async def test_a_damaged_shard_is_refused(api: httpx.AsyncClient) -> None:

@@ -55,3 +55,30 @@ async def test_a_size_that_is_not_the_shard_s_is_refused(
     assert f"shard {pushed[-1]['name']} has {len(content)} bytes, and the manifest says 7" in detail
     assert stored(rest) == before
     assert (await rest.http.put(PATH, json={"version": 1, "shards": pushed})).status_code == 200
+
+
+async def test_who_knows_the_hashes_of_a_federations_set_does_not_have_it(
+    rest: Rest, pushed: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Nor is it told whether another federation has it: its answers are those of a set that nobody has."""
+    manifest = {"version": 1, "shards": pushed}
+    await rest.federation("other")
+    made = await rest.http.post("/api-keys", json={"name": "spy", "role": "operator", "federations": ["other"]})
+    operator = {"Authorization": f"Bearer {made.json()['secret']}"}
+    elsewhere = PATH.replace("trial", "other")
+
+    async def tried() -> str:
+        answer = await rest.http.put(elsewhere, json=manifest, headers=operator)
+        return problem(answer, 409, "conflict")
+
+    nobody_has_it = await tried()
+    assert all(shard["name"] in nobody_has_it for shard in pushed), "some have arrived in the other federation"
+    last = (tmp_path / "public" / pushed[-1]["name"]).read_bytes()
+    await rest.http.put(f"{PATH}/shards/{sha256_of(last)}", content=last)
+    assert (await rest.http.put(PATH, json=manifest)).status_code == 200
+    assert await tried() == nobody_has_it
+    for shard in pushed:  # who has the shards themselves may use them
+        content = (tmp_path / "public" / shard["name"]).read_bytes()
+        assert (await rest.http.put(f"{elsewhere}/shards/{shard['sha256']}", content=content)).status_code == 204
+    assert (await rest.http.put(elsewhere, json=manifest, headers=operator)).status_code == 200
+    assert (await rest.http.put(PATH, json=manifest)).status_code == 200, "repeating it is harmless"

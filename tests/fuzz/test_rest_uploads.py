@@ -122,7 +122,7 @@ def test_public_sets_in_any_state_are_refused_or_whole(site: Site) -> None:
         before, set_before = site.objects(), site.adopted()
         digest = {"own": sha256_of(content), "other": hashlib.sha256(b"other").hexdigest()}.get(named, named)
         taken = site.put(f"/shards/{digest}", content, caller)
-        assert site.objects() - before <= ({incoming_shard(digest)} if taken else set())
+        assert site.objects() - before <= ({incoming_shard("trial", digest)} if taken else set())
         assert not taken or digest == sha256_of(content)
         before = site.objects()
         if not site.put("", manifest, caller):

@@ -37,9 +37,9 @@ def public_set_shard(sha256: str, name: str) -> str:
     return f"{PUBLIC_SETS}{sha256}/{name}"
 
 
-def incoming_shard(sha256: str) -> str:
-    """A pushed shard, by its own hash, until a manifest names it."""
-    return f"{PUBLIC_SETS}incoming/{sha256}"
+def incoming_shard(federation_id: str, sha256: str) -> str:
+    """A shard that was pushed to a federation, by its own hash, until a manifest names it there."""
+    return f"{PUBLIC_SETS}incoming/{federation_id}/{sha256}"
 
 
 def personalized_model_file(federation_id: str, client: str, version: int, path: str) -> str:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from fedafd.domain.errors import ConflictError, NotFoundError
-from fedafd.persistence.models import FederationRow
+from fedafd.persistence.models import FederationRow, RoundRow
 from fedafd.persistence.removal_repository import is_being_removed
 
 __all__ = ["add_federation", "federation_ids", "get_federation", "list_federations", "no_such_federation"]
@@ -39,6 +39,12 @@ async def get_federation(session: AsyncSession, federation_id: str, *, lock: boo
     if row is None:
         raise no_such_federation(federation_id)
     return row
+
+
+async def used_public_set(session: AsyncSession, federation_id: str, sha256: str) -> bool:
+    """Whether a round of the federation was on that public set."""
+    query = select(RoundRow.id).where(RoundRow.federation_id == federation_id, RoundRow.public_set_sha256 == sha256)
+    return await session.scalar(query.limit(1)) is not None
 
 
 def no_such_federation(federation_id: str) -> NotFoundError:

@@ -8,15 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fedafd.artifacts.keys import incoming_shard, public_set_manifest, public_set_shard
-from fedafd.artifacts.manifest import Manifest, Shard, read_manifest
+from fedafd.artifacts.manifest import Manifest, read_manifest
 from fedafd.control_plane.context import Context
 from fedafd.control_plane.turns import in_store
 from fedafd.domain.errors import ConflictError, InvalidRequestError, UploadError
 from fedafd.persistence.event_repository import record_event
-from fedafd.persistence.federation_repository import get_federation
+from fedafd.persistence.federation_repository import get_federation, used_public_set
 from fedafd.persistence.models import FederationRow
 from fedafd.storage import ObjectStore
-from fedafd.storage.store import ObjectInfo
 
 __all__ = ["adopt", "receive_shard"]
 
@@ -34,7 +33,7 @@ async def receive_shard(
         if digest.hexdigest() != sha256:
             raise UploadError(f"the shard's content has SHA-256 {digest.hexdigest()}, not {sha256}; send it again")
         size_bytes = file.tell()
-        await in_store(context.store.put_file, incoming_shard(sha256), Path(file.name))
+        await in_store(context.store.put_file, incoming_shard(federation, sha256), Path(file.name))
     about = {"sha256": sha256, "size_bytes": size_bytes}
     async with context.database.transaction() as session:
         await get_federation(session, federation)
@@ -42,17 +41,20 @@ async def receive_shard(
 
 
 async def adopt(context: Context, federation: str, content: bytes, actor: str) -> FederationRow:
-    """Make a manifest, whose shards were sent before, the federation's public set.
+    """Make a manifest, whose shards were sent to this federation before, its public set. That another federation has
+    them counts for nothing: who knows the hashes of a set does not have the set, and learns not who has it.
 
     Raises DataError for a malformed manifest, InvalidRequestError for one without samples to train or test on, or with
     another size than a shard has, ConflictError for shards that have not arrived, NotFoundError.
     """
     async with context.database.snapshot() as session:
-        await get_federation(session, federation)
-    manifest = read_manifest(content)
+        row = await get_federation(session, federation)
+        manifest = read_manifest(content)
+        has_it = row.public_set_sha256 == manifest.sha256
+        has_it = has_it or await used_public_set(session, federation, manifest.sha256)
     if not manifest.num_samples("train") or not manifest.num_samples("test"):
         raise InvalidRequestError("public set: needs samples in the splits train and test")
-    await in_store(_collect, context.store, manifest)
+    await in_store(_collect, context.store, federation, manifest, has_it)
     summary = {split: manifest.num_samples(split) for split in ("train", "val", "test")}
     async with context.database.transaction() as session:
         row = await get_federation(session, federation, lock=True)
@@ -62,8 +64,11 @@ async def adopt(context: Context, federation: str, content: bytes, actor: str) -
     return row
 
 
-def _collect(store: ObjectStore, manifest: Manifest) -> None:
-    stored = {shard.name: _stored(store, manifest.sha256, shard) for shard in manifest.shards}
+def _collect(store: ObjectStore, federation: str, manifest: Manifest, has_it: bool) -> None:
+    stored = {}
+    for shard in manifest.shards:
+        in_place = store.stat(public_set_shard(manifest.sha256, shard.name)) if has_it else None
+        stored[shard.name] = in_place or store.stat(incoming_shard(federation, shard.sha256))
     absent = [name for name, source in stored.items() if source is None]
     if absent:
         raise ConflictError(f"public set: shards {', '.join(absent)} have not arrived; send them before the manifest")
@@ -79,12 +84,7 @@ def _collect(store: ObjectStore, manifest: Manifest) -> None:
     store.put(public_set_manifest(manifest.sha256), manifest.to_bytes())
     # Only now: several shards of one manifest may have the same content.
     for digest in {shard.sha256 for shard in manifest.shards}:
-        store.delete(incoming_shard(digest))
-
-
-def _stored(store: ObjectStore, sha256: str, shard: Shard) -> ObjectInfo | None:
-    """The shard in its place, or as it has arrived."""
-    return store.stat(public_set_shard(sha256, shard.name)) or store.stat(incoming_shard(shard.sha256))
+        store.delete(incoming_shard(federation, digest))
 
 
 def _copy_shard(store: ObjectStore, source: str, target: str) -> None:
