@@ -141,6 +141,42 @@ async def test_a_large_blob_goes_in_parts_and_what_arrived_by_either_way_counts(
     await north.close()
 
 
+def kept_bytes(scene: Scene, upload_id: str) -> int:
+    """All that the store keeps of an upload."""
+    return sum(found.size_bytes for found in scene.bucket.list("") if upload_id in found.key)
+
+
+async def test_streams_that_begin_at_every_chunk_keep_no_byte_twice(scene: Scene) -> None:
+    """Each would be parts of its own beside those of the others, many times what the client may send."""
+    north = await scene.agent("north")
+    north._direct = None
+    round_id = await scene.world.start_round(accept_personalized_models=True)
+    await scene.world.prepare()
+    blob = scene.blob(bytes(range(256)) * (12 << 12))  # 12 MiB
+    upload_id = await north.upload(round_id, UploadPurpose.PERSONALIZED_MODEL, blob)
+    for first in range(4):
+        await north._send(upload_id, range(first, len(blob.chunk_sha256)), blob)
+    assert kept_bytes(scene, upload_id) == blob.size_bytes
+    await north.close()
+
+
+async def test_forms_that_are_asked_for_again_and_again_come_to_an_end(scene: Scene) -> None:
+    """Posted at last, in the order that the store likes least, they would be parts that overlap."""
+    north = await scene.agent("north")
+    round_id = await scene.world.start_round(accept_personalized_models=True)
+    await scene.world.prepare()
+    blob = scene.blob(bytes(range(256)) * (80 << 12))  # 80 MiB
+    announcement = blob.announcement(round_id, UploadPurpose.PERSONALIZED_MODEL)
+    announcement.direct = True
+    forms: dict[int, int] = {}
+    for first in range(0, 60, 5):
+        begun = await north._ask("begin upload", "BeginUpload", announcement)
+        forms |= {form.offset_bytes: form.length_bytes for form in begun.forms}
+        await north._send(begun.upload_id, range(first, first + 5), blob)
+    assert forms and sum(forms.values()) <= 3 * blob.size_bytes
+    await north.close()
+
+
 @pytest.mark.parametrize("which", ["nobody listens", "not the store that is named", "the form is spoilt"])
 async def test_what_the_store_does_not_take_goes_through_the_aggregator(
     scene: Scene, which: str, monkeypatch: pytest.MonkeyPatch
