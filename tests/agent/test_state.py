@@ -111,6 +111,37 @@ def test_pending_state_becomes_current_only_with_the_receipt(tmp_path: Path) -> 
     assert [path.parent.name for path in (tmp_path / "state").rglob("*.blob")] == ["round-3"]
 
 
+def test_what_was_delivered_last_is_current_whatever_its_rounds_number(tmp_path: Path) -> None:
+    """A federation that was restored from a backup, or made anew under its name, counts from an earlier number on; a
+    hostile one says any number."""
+    state = StateDirectory(tmp_path)
+    for number in (11, 12, 2**31):
+        state.promote(_pending(state, number, b"before"))
+    for number in (1, 2, 3):
+        state.promote(_pending(state, number, b"after %d" % number))
+        again = StateDirectory(tmp_path)
+        assert again.current_state() == (number, b"after %d" % number)
+        assert again.current_round() == number
+        delivered = again.delivered(f"id-{number}")
+        assert delivered is not None and delivered.round_number == number
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["round-2", "round-3"]
+    assert state.current_state(before="id-3") == (2, b"after 2")
+
+
+def test_states_of_an_agent_that_noted_no_order_are_in_that_of_their_numbers(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path)
+    for number in (4, 5):
+        state.promote(_pending(state, number, b"old %d" % number))
+    for result in (tmp_path / "state").glob("*/result.json"):
+        values = json.loads(result.read_text())
+        del values["order"]
+        result.write_text(json.dumps(values))
+    assert state.current_state() == (5, b"old 5")
+    state.promote(_pending(state, 1, b"new"))
+    assert state.current_state() == (1, b"new")
+    assert state.current_state(before="id-1") == (5, b"old 5")
+
+
 def _flip_a_byte(tmp_path: Path, number: int) -> None:
     path = tmp_path / "state" / f"round-{number}" / "state.safetensors"
     content = bytearray(path.read_bytes())

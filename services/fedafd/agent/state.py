@@ -56,7 +56,7 @@ CREDENTIAL_FILE = "credential.json"
 _ROUND = re.compile(r"^round-(\d+)(\.pending)?$")
 STATE_FILE, MODEL_SOURCE_FILE, SCORES_FILE = "state.safetensors", "model_source.json", "scores.npz"
 DELIVERED_MODEL_FILE, PARTS_FILE = "delivered_model.json", f"{UploadPurpose.PERSONALIZED_MODEL.value}.parts"
-_RESULT_FILE = "result.json"
+_RESULT_FILE, _ORDER = "result.json", "order"
 _CHANGED = "its SHA-256 is not the one that was noted when it was written: the file was changed or damaged"
 _log = get_logger(__name__)
 
@@ -160,12 +160,11 @@ class StateDirectory:
         `before` is the id of a round that is done once more: its own state does not count. Where a file is damaged,
         those of the round before. Raises StateUnusableError where that one is, too.
         """
-        rounds = self._rounds(pending=False)
         damaged = []
-        for number in sorted(rounds, reverse=True):
-            if before and _round_id(rounds[number]) == before:
+        for number, folder in reversed(self._delivered()):
+            if before and _round_id(folder) == before:
                 continue
-            state, wrong = _read_whole(rounds[number])
+            state, wrong = _read_whole(folder)
             if state is None:
                 self._damaged.add(number)
                 damaged.append(wrong)
@@ -179,12 +178,11 @@ class StateDirectory:
 
     def current_round(self) -> int | None:
         """The last delivered round; None before the first."""
-        return max(self._rounds(pending=False), default=None)
+        return next((number for number, _ in reversed(self._delivered())), None)
 
     def current_folder(self) -> tuple[int, Path] | None:
         """Round number and folder of the last delivered round, which holds STATE_FILE; None before the first."""
-        rounds = self._rounds(pending=False)
-        return (max(rounds), rounds[max(rounds)]) if rounds else None
+        return next(reversed(self._delivered()), None)
 
     def save_pending(
         self,
@@ -275,14 +273,17 @@ class StateDirectory:
         What was sent stays until the next round's, except for the model: an aggregator may have lost it.
         """
         target = self._folder(pending.round_number, pending=False)
+        older = [(number, folder) for number, folder in self._delivered() if folder != target]
+        order = 1 + max((_order(folder, number) for number, folder in older), default=0)
+        noted = _read_result(pending.folder) | {_ORDER: order}
+        write_atomically(pending.folder / _RESULT_FILE, json.dumps(noted, indent=1).encode())
         shutil.rmtree(target, ignore_errors=True)
         pending.folder.rename(target)
         sync_folder(self.root / "state")
         for name in (f"{UploadPurpose.PERSONALIZED_MODEL.value}.blob", PARTS_FILE):
             (target / name).unlink(missing_ok=True)
-        older = {n: folder for n, folder in self._rounds(pending=False).items() if n < pending.round_number}
-        stays = max(older.keys() - self._damaged, default=None)
-        for number, folder in older.items():
+        stays = next((number for number, _ in reversed(older) if number not in self._damaged), None)
+        for number, folder in older:
             if number != stays:
                 shutil.rmtree(folder, ignore_errors=True)
             for blob in folder.glob("*.blob"):
@@ -311,6 +312,11 @@ class StateDirectory:
 
     def _folder(self, number: int, *, pending: bool) -> Path:
         return self.root / "state" / (f"round-{number}.pending" if pending else f"round-{number}")
+
+    def _delivered(self) -> list[tuple[int, Path]]:
+        """Number and folder of the delivered rounds, in the order of their delivery: a federation that was restored or
+        made anew counts its rounds from an earlier number on."""
+        return sorted(self._rounds(pending=False).items(), key=lambda entry: (_order(entry[1], entry[0]), entry[0]))
 
     def _rounds(self, *, pending: bool) -> dict[int, Path]:
         matches = {path: _ROUND.match(path.name) for path in (self.root / "state").iterdir()}
@@ -346,18 +352,26 @@ def _read_result(folder: Path) -> dict[str, Any]:
     return values
 
 
-def _is_committed(folder: Path) -> bool:
+def _noted(folder: Path, name: str, otherwise: Any) -> Any:
+    """What is noted of a round under a name; `otherwise` where nothing is, or the notes cannot be read."""
     try:
-        return bool(_read_result(folder).get("upload_ids"))
+        return _read_result(folder).get(name, otherwise)
     except (OSError, ValueError):
-        return False
+        return otherwise
+
+
+def _order(folder: Path, number: int) -> int:
+    """Of a delivered round among the others; those of before are in the order of their numbers."""
+    noted = _noted(folder, _ORDER, number)
+    return noted if type(noted) is int else number
+
+
+def _is_committed(folder: Path) -> bool:
+    return bool(_noted(folder, "upload_ids", False))
 
 
 def _round_id(folder: Path) -> str:
-    try:
-        return str(_read_result(folder).get("round_id", ""))
-    except (OSError, ValueError):
-        return ""
+    return str(_noted(folder, "round_id", ""))
 
 
 def _reason(error: Exception) -> str:
@@ -382,6 +396,6 @@ def _checked(result: PendingResult) -> PendingResult:
 
 def _read_pending(folder: Path) -> PendingResult:
     values = _read_result(folder)
-    for hashes in ("state_sha256", "blob_sha256"):
-        values.pop(hashes, None)
+    for beside in ("state_sha256", "blob_sha256", _ORDER):
+        values.pop(beside, None)
     return PendingResult(folder=folder, **values | {"upload_ids": tuple(values["upload_ids"])})
