@@ -65,19 +65,19 @@ def within(room: Room) -> Iterator[None]:
     """Raise RoomError as soon as what this thread makes inside is more than there is room for, whatever libraries make
     of it on its way."""
     maker, numbers, tensors = threading.get_ident(), 0, 0
-    told: RoomError | None = None
+    excess: RoomError | None = None
 
     def count(_: Any, __: str, tensor: Tensor | None) -> None:
-        nonlocal numbers, tensors, told
+        nonlocal numbers, tensors, excess
         if tensor is None or threading.get_ident() != maker:
             return
         numbers, tensors = numbers + tensor.numel(), tensors + 1
         if numbers > room.numbers or tensors > room.tensors:
-            told = RoomError(
+            excess = RoomError(
                 f"the encoder's sizes make a network of {numbers:,} numbers in {tensors:,} tensors, and more were to"
                 f" come; that is more than {room.why}"
             )
-            raise told
+            raise excess
 
     with ExitStack() as stack:
         for register in (register_module_parameter_registration_hook, register_module_buffer_registration_hook):
@@ -85,10 +85,10 @@ def within(room: Room) -> Iterator[None]:
         try:
             yield
         except Exception:
-            if told is None:
+            if excess is None:
                 raise
-        if told is not None:
-            raise told
+        if excess is not None:
+            raise excess
 
 
 def memory_bytes() -> int | None:

@@ -18,7 +18,7 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.bigru import BiGru
 from fedafd.learning.transformer_models import AUTO, FAMILIES, check_modality, make_backbone
 
-__all__ = ["Encoder", "Features", "build_encoder", "encoder_names", "is_built_in", "token_rows"]
+__all__ = ["Encoder", "Features", "build_encoder", "encoder_names", "is_built_in"]
 
 GROUP = "fedafd.encoders"
 _BIGRU = "bigru"
@@ -118,19 +118,6 @@ def build_encoder(
             own: Encoder = point.load()(config, dim=dim, vocabulary=vocabulary)
             return own
     raise ConfigurationError(f"encoder {config.architecture!r} is not known; installed: {', '.join(encoder_names())}")
-
-
-def token_rows(encoder: Encoder) -> int | None:
-    """How many tokens a text encoder's embedding has a row for; None where that is not known."""
-    backbone: Any = encoder.backbone
-    if isinstance(backbone, BiGru):
-        return backbone.embedding.num_embeddings
-    model: Any = getattr(backbone, "model", None)
-    try:
-        embedding = getattr(model, "text_model", model).get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
-    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
 
 @torch.no_grad()

@@ -22,9 +22,10 @@ from fedafd.domain.kinds import Modality
 from fedafd.learning.acceleration import encode_in_parts
 from fedafd.learning.automatic import plain_options, self_options
 from fedafd.learning.batch_norm import accept_single_values
+from fedafd.learning.bigru import BiGru
 from fedafd.learning.building import Room, RoomError, room_beside, room_here, within
 from fedafd.learning.dual_encoder import half_options
-from fedafd.learning.encoders import Encoder, Features, build_encoder, token_rows
+from fedafd.learning.encoders import Encoder, Features, build_encoder
 from fedafd.learning.feature_cache import features_of
 from fedafd.learning.feeding import batches_worked
 from fedafd.learning.image_processor import image_reading
@@ -71,7 +72,7 @@ class SampleEncoder(nn.Module):
         with within(room or room_here()):
             built = build_encoder(config, modality, dim=dim, vocabulary=vocabulary, padding=padding)
         self.encoder: Encoder = built.float()
-        self._token_rows = token_rows(self.encoder) if modality is Modality.TEXT else None
+        self._token_rows = _rows_of_tokens(self.encoder) if modality is Modality.TEXT else None
         accept_single_values(self.encoder)
         if config.trainable == "head":
             freeze_backbone(self.encoder)
@@ -159,7 +160,7 @@ class SampleEncoder(nn.Module):
         room = room_beside(weights, is_half=given.config.projection == "own")
         words = _read_words(tokenizer, given.modality, source)
         _look_at_sizes(given, words, room, source)
-        encoder = cls._made(given, words, room, source)
+        encoder = cls._build(given, words, room, source)
         load_fitting(encoder.network, weights, f"{source}/model.safetensors")
         return encoder.eval()
 
@@ -167,10 +168,10 @@ class SampleEncoder(nn.Module):
     def described(cls, described: Mapping[str, Any], tokenizer: bytes | None, *, source: str) -> SampleEncoder:
         """The same with fresh weights. Raises DataError naming `source`."""
         given = _read_description(described, f"{source}/config.json")
-        return cls._made(given, _read_words(tokenizer, given.modality, source), None, source)
+        return cls._build(given, _read_words(tokenizer, given.modality, source), None, source)
 
     @classmethod
-    def _made(cls, given: _Description, words: Tokenizer | None, room: Room | None, source: str) -> SampleEncoder:
+    def _build(cls, given: _Description, words: Tokenizer | None, room: Room | None, source: str) -> SampleEncoder:
         where = f"{source}/config.json"
         try:
             return cls(given.config, given.modality, dim=given.dim, tokenizer=words, room=room)
@@ -258,6 +259,19 @@ def _look_at_sizes(given: _Description, words: Tokenizer | None, room: Room, sou
     _fitting[looked_at] = None
     while len(_fitting) > _MOST_FITTING:
         del _fitting[next(iter(_fitting))]
+
+
+def _rows_of_tokens(encoder: Encoder) -> int | None:
+    """How many tokens a text encoder's embedding has a row for; None where that is not known."""
+    backbone: Any = encoder.backbone
+    if isinstance(backbone, BiGru):
+        return backbone.embedding.num_embeddings
+    model: Any = getattr(backbone, "model", None)
+    try:
+        embedding = getattr(model, "text_model", model).get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return embedding.num_embeddings if isinstance(embedding, nn.Embedding) else None
 
 
 def _self_contained(config: EncoderConfig, modality: Modality, encoder: Encoder) -> EncoderConfig:
