@@ -120,9 +120,9 @@ def _growth(step: Mapping[str, Any]) -> float:
     if kind == "Prepend" and len(step["prepend"]) <= _MOST_PREPENDED:
         return 1.0
     if kind == "Replace":
-        written, found = len(step["content"]), step["pattern"]
+        written, pattern = len(step["content"]), step["pattern"]
         # An expression may find nothing between any two characters, and what is written is put there.
-        return max(1.0, written / max(len(found["String"]), 1)) if "String" in found else 1.0 + written
+        return max(1.0, written / max(len(pattern["String"]), 1)) if "String" in pattern else 1.0 + written
     if kind == "Precompiled":
         return float(max(1, _longest_written(base64.b64decode(step["precompiled_charsmap"]))))
     return math.inf
