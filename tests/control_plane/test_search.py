@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from sqlalchemy import update
 from tests.control_plane.rest import Rest, in_process, problem, settings_for
 from tests.control_plane.trying import own_database, publish_models, query_worker
 
+from fedafd.messaging.queries import QueryTaker
 from fedafd.messaging.query_messages import MAX_PICTURE_BYTES
 from fedafd.persistence.models import ModelVersionRow, utc_now
 from fedafd.storage import StoreSettings
@@ -91,6 +93,21 @@ async def test_without_a_worker_it_says_what_to_start(rest: Rest) -> None:
     assert found["remedy"] == "start one: `fedafd queries`"
     page = await rest.http.get(str(rest.http.base_url.join("/metrics")))
     assert 'fedafd_control_plane_queries_total{outcome="unanswered"} 1.0' in page.text
+
+
+@pytest.mark.parametrize("forged", [b"\xff", b"{}", b'{"state": "ready", "hits": [{}]}'])
+async def test_an_answer_that_is_none_is_no_failure_of_ours(rest: Rest, queries: str, forged: bytes) -> None:
+    taker = QueryTaker(queries)
+    taker.here()
+
+    def answer() -> None:
+        taken = taker.take()
+        assert taken is not None
+        taker.answer(taken[0], forged)
+
+    asked = asyncio.ensure_future(rest.http.post(SEARCH, json=CAPTION, timeout=60))
+    await asyncio.to_thread(answer)
+    assert "no answer of a query worker" in problem(await asked, 409, "queries-unavailable")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from fedafd.artifacts.keys import FEDERATIONS
 
 __all__ = [
     "MAX_CAPTION_CHARACTERS",
@@ -34,6 +36,14 @@ class QueryFile(_Message):
     path: str
     key: str
     sha256: Sha256
+
+    @field_validator("key")
+    @classmethod
+    def _of_no_client(cls, key: str) -> str:
+        """Whoever can write to Redis asks no site's own model."""
+        if not key.startswith(FEDERATIONS) or key.split("/")[2:3] == ["clients"]:
+            raise ValueError("names no file of a federation's model")
+        return key
 
 
 class Query(_Message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,15 @@ def test_a_damaged_model_is_refused_and_nothing_is_left_of_it(trying: Trying, an
     with pytest.raises(ArtifactCorruptError, match="no plain relative path"):
         answering.answer(trying.query(caption=CAPTION, files=outside))
     assert list((trying.cache / "versions").iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["federations/trial/clients/north/models/1/config.json", "public-sets/a/manifest.json"])
+def test_who_can_write_to_redis_asks_no_sites_own_model(trying: Trying, answering: Answering, key: str) -> None:
+    asked = trying.query(caption=CAPTION).model_dump(mode="json")
+    asked["files"][0]["key"] = key
+    trying.store.put(key, (trying.model / asked["files"][0]["path"]).read_bytes())
+    refused = answered(answering, json.dumps(asked).encode(), QueryMetrics())
+    assert (refused.state, refused.code) == ("refused", "invalid-request")
 
 
 def test_a_worker_answers_whatever_comes(trying: Trying, answering: Answering) -> None:

@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from fedafd.control_plane.callers import Caller
 from fedafd.control_plane.context import Context
@@ -150,6 +150,10 @@ async def _asked(context: Context, query: Query) -> QueryAnswer:
     except QueriesUnavailableError:
         outcome = "unanswered"
         raise
+    except ValidationError:
+        raise QueriesUnavailableError(
+            "what came from Redis is no answer of a query worker; run the same version of both"
+        ) from None
     except TooManyRequestsError:
         outcome = "busy"
         raise
