@@ -141,6 +141,13 @@ def test_a_tensor_that_does_not_fit_is_named(image_model: Path, name: str) -> No
         assert "\n" not in str(caught.value)
 
 
+def test_a_head_far_larger_than_its_weights_is_not_made(image_model: Path) -> None:
+    """A few megabytes of names would be a head of gigabytes for who loads a site's model."""
+    change_json(image_model / "config.json", lambda values: values.update(labels=[str(n) for n in range(300_000)]))
+    with pytest.raises(DataError, match=r"config.json: .* more than is in its weights"):
+        PersonalizedModel.from_pretrained(image_model)
+
+
 def test_a_labels_list_that_does_not_fit_the_head_is_refused(image_model: Path) -> None:
     change_json(image_model / "config.json", lambda values: values["labels"].append("one too many"))
     with pytest.raises(DataError, match=r"model.safetensors: tensor 'head\..* has shape"):

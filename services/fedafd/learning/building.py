@@ -74,7 +74,7 @@ def within(room: Room) -> Iterator[None]:
         numbers, tensors = numbers + tensor.numel(), tensors + 1
         if numbers > room.numbers or tensors > room.tensors:
             excess = RoomError(
-                f"the encoder's sizes make a network of {numbers:,} numbers in {tensors:,} tensors, and more were to"
+                f"its sizes make a network of {numbers:,} numbers in {tensors:,} tensors, and more were to"
                 f" come; that is more than {room.why}"
             )
             raise excess

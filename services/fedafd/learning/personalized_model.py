@@ -17,6 +17,7 @@ from fedafd.domain.config import FederationConfig, TaskConfig, parse_federation_
 from fedafd.domain.errors import ConfigurationError, DataError, InvalidRequestError
 from fedafd.domain.kinds import ClientKind, Modality
 from fedafd.learning.branches import ONLY_FUSED, Weights, pool_branches, weights_from_json
+from fedafd.learning.building import RoomError, room_beside, within
 from fedafd.learning.client_model import ENCODERS, ClientModel, Views
 from fedafd.learning.inputs import ImageSample, OnBad, TextSample
 from fedafd.learning.loaded_model import LoadedModel, device_named
@@ -208,8 +209,15 @@ def _parts(folder: ModelFolder) -> dict[str, Any]:
     encoders = {m: _encoder(folder, "local", m, config) for m in kind.modalities}
     frozen = {m: _encoder(folder, "global", m, config) for m in kind.modalities}
     task = _task(folder, kind, source)
-    model = ClientModel(config, kind, encoders, len(labels), task)
-    load_fitting(model, folder.tensors("model.safetensors"), str(folder.path / "model.safetensors"), apart=_KEPT_APART)
+    tensors = folder.tensors("model.safetensors")
+    room = room_beside(tensors, is_half=False)
+    try:
+        # What only training needs is made, too, and not stored: a few layers from D to D numbers.
+        with within(room._replace(numbers=room.numbers + 8 * config.embedding_dim**2)):
+            model = ClientModel(config, kind, encoders, len(labels), task)
+    except RoomError as error:
+        raise DataError(f"{source}: {error}") from None
+    load_fitting(model, tensors, str(folder.path / "model.safetensors"), apart=_KEPT_APART)
     weights, by_itself = _pool(folder, kind, config, (task, len(labels)), source)
     return {
         "labels": labels,
