@@ -201,8 +201,7 @@ class StateDirectory:
         """Keep a finished training, all of it or nothing. Replaces an older pending result.
 
         `shared_model` writes one more blob, as it may be too large for the memory.
-        `model_source` is what the site's model folder is made of beside the state (see site_model.py); `scores` are
-        KeptScores.
+        `model_source`: what the model folder is made of beside the state (site_model.py). `scores`: KeptScores.
         """
         self.discard_pending()
         part = self.root / "state" / f".{round_number}.part"
