@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.agent.compared import ComparedSite
@@ -15,6 +16,7 @@ from fedafd.cli.console import console_for
 from fedafd.cli.demo_report import ClientResult, DemoResult, print_report
 from fedafd.cli.main import app
 from fedafd.cli.remote.output import print_fields, print_table
+from fedafd.cli.round_view import RoundView
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +67,65 @@ def test_each_command_prints_by_the_console_that_knows_of_pipes() -> None:
     makers = [path.name for path in folder.rglob("*.py") if re.search(r"Console\((?!\))", path.read_text())]
     assert makers == ["console.py"]
     assert not [path for path in folder.rglob("*.py") if path.name != "console.py" and "Console()" in path.read_text()]
+
+
+MARKUP = ["\\[/]", "[/]", "\\[link=https://evil.example]here", "[link=https://evil.example]here", ":warning:", "north\\"]
+"""What rich makes of a text if it is let: an error, a link, another sign. The first is what a `[` becomes by `\\[`."""
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_in_what_others_wrote_is_text(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An operator's reason, a name from an identity provider or a caption must not keep a log from being read."""
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal, where links are drawn
+    console_for().print(text)
+    print_table([text], [(text,)], "none")
+    print_fields({text: text})
+    printed = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "\x1b" not in printed
+    assert printed.count(text) == 5
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_in_a_round_is_text(
+    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    part = {"client": text, "state": text, "progress": None, "reason": text, "activity": text}
+    answer: Any = {
+        "number": 1,
+        "state": text,
+        "metrics": None,
+        "started_at": None,
+        "finished_at": None,
+        "stages": [],
+        "participations": [part, part | {"state": "training"}],
+    }
+    view = RoundView(console_for(), [1])
+    with view.shown():
+        view.update(answer)
+        view.finished(answer)
+    printed = capsys.readouterr().out
+    assert text in printed
+    assert "\x1b]8" not in printed
+
+
+def test_no_command_gives_the_console_markup_to_read() -> None:
+    """It is text to the console, so a tag in it would be seen; and one that is read may be anybody's."""
+    folder = ROOT / "services" / "fedafd"
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in (*(folder / "cli").rglob("*.py"), *(folder / "agent").rglob("*.py"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"\[/\]|markup=True|from_markup", line)
+    ]
+    # Bars read their descriptions so; what others wrote is escaped in them, and a command's help is our own.
+    assert found == [
+        'main.py: """Multimodal federated learning without sharing data. Try [bold]fedafd demo[/], then'
+        ' [bold]fedafd up[/]."""',
+        'simulate_view.py: self._whole = self._bars.add_task(f"[bold]{escape(experiment.name)}[/]",'
+        ' total=len(self._runs), words="")',
+    ]

@@ -14,7 +14,7 @@ from tests.servers import ROOT
 
 from fedafd.cli.main import main
 
-HOSTILE = "up\x1b[2J\x1b]0;owned\x07load\r\nround 1: completed \u202eevil\x9b31m"
+HOSTILE = "up\x1b[2J\x1b]0;owned\x07load\r\nround 1: completed \u202eevil\x9b31m \\[/]"
 MOMENT = "2026-11-01T12:00:00Z"
 PART = {
     "client": f"north{HOSTILE}",

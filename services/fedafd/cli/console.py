@@ -33,9 +33,15 @@ class _PlainConsole(Console):
 
 
 def console_for(*, stderr: bool = False) -> Console:
-    """The console of standard output, or error. COLUMNS counts on a terminal only."""
-    console = _PlainConsole(stderr=stderr)
-    return console if console.is_terminal else _PlainConsole(stderr=stderr, width=_NO_LIMIT)
+    """The console of standard output, or error. COLUMNS counts on a terminal only.
+
+    A string that it prints, alone or in a table, is text: one with rich's markup in it may be what others wrote, and
+    they would end the command by a tag that closes nothing, or draw a link. What is styled is a Text.
+    """
+    console = _PlainConsole(stderr=stderr, markup=False, emoji=False)
+    if console.is_terminal:
+        return console
+    return _PlainConsole(stderr=stderr, markup=False, emoji=False, width=_NO_LIMIT)
 
 
 def print_markdown(text: str, console: Console) -> None:

@@ -119,20 +119,20 @@ def demo(
 
 def run_demo(options: DemoOptions, console: Console, *, as_json: bool = False) -> int:
     """Run the demo; returns the exit code: 0 done, 1 something failed (said on `console`), 130 interrupted."""
-    from rich.markup import escape
+    from rich.text import Text
 
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         _run(options, console, as_json=as_json)
     except KeyboardInterrupt:
-        console.print("\n[yellow]Interrupted; everything is stopped.[/]")
+        console.print(Text("\nInterrupted; everything is stopped.", style="yellow"))
         return 130
     except FedafdError as error:
-        console.print(f"[red]The demo stopped:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("The demo stopped:", "red"), f" {error}"), soft_wrap=True)
         return 1
     except OSError as error:
-        where = escape(f"{error.filename or 'no file'}: {error.strerror or error}")
-        console.print(f"[red]The demo stopped:[/] {where}", highlight=False, soft_wrap=True)
+        where = f"{error.filename or 'no file'}: {error.strerror or error}"
+        console.print(Text.assemble(("The demo stopped:", "red"), f" {where}"), soft_wrap=True)
         return 1
     finally:
         signal.signal(signal.SIGTERM, previous)
@@ -310,12 +310,14 @@ class _Federation:
 def _say_where(
     console: Console, result: DemoResult, output: DemoOutput, services: Services, federation: str, *, keep: bool
 ) -> None:
+    from rich.text import Text
+
     from fedafd.cli.demo_report import print_report
 
     print_report(console, result)
-    console.print(
-        f"Results [bold]{output.results}[/]; models [bold]{output.models}[/]; logs {output.logs}", soft_wrap=True
-    )
+    places = [("Results ", output.results), ("; models ", output.models)]
+    named = [part for words, path in places for part in (words, (str(path), "bold"))]
+    console.print(Text.assemble(*named, f"; logs {output.logs}"), soft_wrap=True)
     if keep:
         console.print(
             f"The dashboard: {services.url}/ with the API key {services.api_key}; REST: {services.url}/docs",

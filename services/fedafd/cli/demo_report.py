@@ -83,6 +83,7 @@ class DemoResult:
 def print_report(console: Console, result: DemoResult) -> None:
     """Two tables: clients, and the server per round."""
     from rich.table import Table
+    from rich.text import Text
 
     clients = Table(
         title="Clients, on the test split of each", title_justify="left", caption=_CAPTION, caption_justify="left"
@@ -97,8 +98,8 @@ def print_report(console: Console, result: DemoResult) -> None:
             client.kind,
             client.metric,
             _percent(client.alone),
-            f"[bold]{client.federated:.1f}[/]",
-            _difference(client),
+            Text(f"{client.federated:.1f}", style="bold"),
+            Text(*_difference(client)),
             _mebibytes(client.bytes_up),
             _mebibytes(client.bytes_down),
         )
@@ -113,17 +114,17 @@ def print_report(console: Console, result: DemoResult) -> None:
     console.print(server)
 
 
-def _difference(client: ClientResult) -> str:
-    """The gain with its standard error; marked as gain or loss only where it is beyond that error."""
+def _difference(client: ClientResult) -> tuple[str, str]:
+    """The gain with its standard error, and a style: marked as gain or loss only where it is beyond that error."""
     if client.alone is None:
-        return "-"
+        return "-", ""
     gain, error = client.federated - client.alone, client.standard_error
     if error is None:
-        return f"{gain:+.1f}"
+        return f"{gain:+.1f}", ""
     words = f"{gain:+.1f} ± {error:.1f}"
     if abs(gain) <= error:
-        return words
-    return f"[green]{words}[/]" if gain > 0 else f"[red]{words} lost[/]"
+        return words, ""
+    return (words, "green") if gain > 0 else (f"{words} lost", "red")
 
 
 def _percent(value: float | None) -> str:

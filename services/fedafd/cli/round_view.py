@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -69,10 +68,10 @@ class RoundView:
         now = self._clock()
         if said != self._said:
             self._said, self._said_at = said, now
-            self._console.print(f"{self._name(said[0])}: {said[1]}", highlight=False)
+            self._console.print(Text(f"{self._name(said[0])}: {said[1]}"))
         elif now - self._said_at >= _SAID_AGAIN_SECONDS and (doing := _doing(answer)):
             self._said_at = now
-            self._console.print(f"{self._name(said[0])}: {said[1]}: {doing}", highlight=False, soft_wrap=True)
+            self._console.print(Text(f"{self._name(said[0])}: {said[1]}: {doing}"), soft_wrap=True)
 
     def waits(self, finding: Finding) -> None:
         """What the round waits for, as the control plane's status tells it; told where somebody has to do something."""
@@ -87,16 +86,15 @@ class RoundView:
     def finished(self, answer: RoundDetails) -> None:
         """Say what a completed round brought, and who is missing in it."""
         metrics, seconds, missing = answer["metrics"] or {}, round_seconds(answer), missing_words(answer)
-        self._console.print(
-            f"[green]{self._name(answer['number'])}[/]" + ("" if seconds is None else f" in {duration_words(seconds)}"),
-            f"server rsum [bold]{_score(metrics, 'rsum')}[/], R@1 {_score(metrics, 'i2t_r1')} /"
-            f" {_score(metrics, 't2i_r1')};"
-            f" {escape(plain_text(delivered_words(answer)))}"
-            + (f"; [yellow]{escape(plain_text(missing))}[/]" if missing else ""),
-            sep=": ",
-            highlight=False,
-            soft_wrap=True,
+        said = Text.assemble(
+            (self._name(answer["number"]), "green"),
+            ("" if seconds is None else f" in {duration_words(seconds)}") + ": server rsum ",
+            (_score(metrics, "rsum"), "bold"),
+            f", R@1 {_score(metrics, 'i2t_r1')} / {_score(metrics, 't2i_r1')}; {plain_text(delivered_words(answer))}",
+            ("; " if missing else ""),
+            (plain_text(missing), "yellow"),
         )
+        self._console.print(said, soft_wrap=True)
 
     def _name(self, number: int) -> str:
         """`round 2 of 3`; `round 5 (2 of 3)` where the rounds do not start at 1; `round 5` where it is alone."""
@@ -120,7 +118,7 @@ class RoundView:
                 words = stage["activity"] if stage["state"] == "running" else None
                 table.add_row("server", *_row(stage, words or _STAGE_WORDS[stage["kind"]]))
         for part in answer["participations"]:
-            table.add_row(f"[cyan]{part['client']}[/]", *_row(part, part["reason"] or part["activity"] or ""))
+            table.add_row(Text(part["client"], style="cyan"), *_row(part, part["reason"] or part["activity"] or ""))
         if self._waits is not None and self._waits["round"] == answer["number"]:
             return Group(title, self._remedy(self._waits), table)
         return Group(title, table)
@@ -152,6 +150,6 @@ def _row(item: Participation | Stage, words: str) -> tuple[RenderableType, ...]:
     colour = _COLOURS.get(state, "yellow")
     return (
         ProgressBar(total=1.0, completed=share, width=24),
-        f"[{colour}]{state}[/]",
+        Text(state, style=colour),
         Text(plain_text(words)[:70], style="dim"),
     )

@@ -130,7 +130,7 @@ def _run(
 
 
 def _report(experiment: ExperimentConfig, output: Path, failed: Mapping[RunKey, str]) -> None:
-    from rich.markup import escape
+    from rich.text import Text
 
     from fedafd.simulation.kept_runs import check_kept_runs
     from fedafd.simulation.report import write_report
@@ -141,7 +141,7 @@ def _report(experiment: ExperimentConfig, output: Path, failed: Mapping[RunKey, 
     print_markdown((output / "results.md").read_text(encoding="utf-8"), console)
     console.print("Written: " + ", ".join(str(file) for file in files))
     for key, reason in failed.items():
-        console.print(f"[red]failed[/] {key.name}: {escape(reason)}", highlight=False)
+        console.print(Text.assemble(("failed", "red"), f" {key.name}: {reason}"))
     if failed:
         raise typer.Exit(1)
 

@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.text import Text
 
 from fedafd.cli.remote.outcome import duration_words
 from fedafd.cli.simulate_left import TimeLeft
@@ -76,7 +77,7 @@ class SimulationView:
     def say(self, text: str) -> None:
         """A line above the bars."""
         console = self._console if self._console.is_terminal else self._lines
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        console.print(Text(text), soft_wrap=True)
 
     def update(self, now: dict[RunKey, Now]) -> None:
         """Show what each run at work does."""

@@ -190,7 +190,9 @@ def _own_key(settings: Mapping[str, str]) -> str | None:
 
 def _welcome(console: Console, services: Services, home: Path, *, key_file: Path | None, key_is_new: bool) -> None:
     """Where everything is. `key_file` is None where the admin's key is the operator's own."""
-    console.print(f"[bold green]FedAFD is up[/], in {home}", highlight=False, soft_wrap=True)
+    from rich.text import Text
+
+    console.print(Text.assemble(("FedAFD is up", "bold green"), f", in {home}"), soft_wrap=True)
     rows = [("dashboard", services.url), ("agents dial", services.aggregator), ("logs", str(home / "logs"))]
     if key_is_new:
         rows.append(("API key", f"{services.api_key}   (shown this once)"))
@@ -242,13 +244,11 @@ def _keep(supervisor: Supervisor, services: Services, home: Path, console: Conso
 
 
 def _say_ended(console: Console, child: Child, pause: float) -> None:
-    from rich.markup import escape
+    from rich.text import Text
 
-    console.print(
-        f"[yellow]{child.name} {child.how_it_ended()}; starts again in {pause:.0f} s.[/] {child.log} ends with:",
-        soft_wrap=True,
-    )
-    console.print(escape(log_tail(child.log, lines=5)), highlight=False, soft_wrap=True)
+    ended = f"{child.name} {child.how_it_ended()}; starts again in {pause:.0f} s."
+    console.print(Text.assemble((ended, "yellow"), f" {child.log} ends with:"), soft_wrap=True)
+    console.print(Text(log_tail(child.log, lines=5)), soft_wrap=True)
 
 
 def _stop_in_order(supervisor: Supervisor, console: Console) -> None:

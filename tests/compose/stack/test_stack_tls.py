@@ -55,7 +55,7 @@ def test_rest_answers_over_https_to_those_who_trust_the_authority(stack: Stack, 
     answer = asked(stack, f"{stack.url}/v1/federations", authority)
     assert [each["name"] for each in answer.json()["items"]] == ["local"]
     assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
-    for inside in ("/metrics", "/healthz", "/readyz"):
+    for inside in ("/metrics", "/healthz", "/readyz", "/metrics/", "/%6detrics", "/%68ealthz", "/ready%7a"):
         assert asked(stack, f"{stack.url}{inside}", authority).status_code == 404
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from fedafd.cli.console import console_for
 from fedafd.domain.plain_text import plain_text
@@ -43,7 +44,7 @@ def print_fields(fields: Mapping[str, object]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        table.add_row(f"[bold]{name}[/]", _text(value))
+        table.add_row(Text(plain_text(name), style="bold"), _text(value))
     console_for().print(table)
 
 
@@ -57,4 +58,4 @@ def _text(cell: object) -> str:
         return "-"
     if isinstance(cell, bool):
         return "yes" if cell else "no"
-    return plain_text(str(cell)).replace("[", "\\[")
+    return plain_text(str(cell))
