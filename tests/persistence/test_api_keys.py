@@ -1,4 +1,4 @@
-"""The first admin's key, as every replica of the control plane sets it when it starts."""
+"""The first admin's key and the secret of sessions, as every replica of the control plane sets them when it starts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 
 from fedafd.persistence.api_key_repository import ensure_admin_key, key_by_secret
 from fedafd.persistence.database import Database
+from fedafd.persistence.login_repository import session_secret
 from fedafd.persistence.migrate import migrate
 
 
@@ -37,3 +38,21 @@ async def test_another_secret_replaces_the_admins_key(database_url: str) -> None
         assert await key_by_secret(session, "fedafd-key.old") is None
         assert await key_by_secret(session, "fedafd-key.new") is not None
     await database.close()
+
+
+async def test_replicas_that_start_together_sign_sessions_with_one_secret(database_url: str) -> None:
+    await asyncio.to_thread(migrate, database_url)
+    replicas = [Database(database_url) for _ in range(4)]
+    together = asyncio.Barrier(len(replicas))
+
+    async def start(database: Database) -> str:
+        async with database.transaction() as session:
+            await together.wait()
+            return await session_secret(session)
+
+    first = await asyncio.gather(*(start(database) for database in replicas))
+    async with replicas[0].transaction() as session:
+        assert {await session_secret(session), *first} == {first[0]}
+    assert len(first[0]) == 64
+    for database in replicas:
+        await database.close()

@@ -49,7 +49,7 @@ from fedafd.messaging.wakeups import WakeupPublisher, listen_for_wakeups
 from fedafd.persistence.api_key_repository import ensure_admin_key
 from fedafd.persistence.database import Database
 from fedafd.persistence.idempotency_repository import forget_old_answers
-from fedafd.persistence.login_repository import forget_ended_logins
+from fedafd.persistence.login_repository import forget_ended_logins, session_secret
 from fedafd.persistence.migrate import check_schema
 from fedafd.storage import open_store
 from fedafd.telemetry.allocator import give_memory_back
@@ -94,9 +94,10 @@ def create_app(settings: ControlPlaneSettings) -> FastAPI:
             stack.push_async_callback(context.database.close)
             await check_schema(context.database)
             await context.database.ping()
-            if key := settings.first_admin_key():
-                async with context.database.transaction() as session:
+            async with context.database.transaction() as session:
+                if key := settings.first_admin_key():
                     await ensure_admin_key(session, key)
+                context.sessions.mix_in(await session_secret(session))
             stack.push_async_callback(context.key_uses.write, context.database)
             stack.push_async_callback(context.failed_logins.write, context.database)
             uses = context.key_uses.keep_writing(context.database)

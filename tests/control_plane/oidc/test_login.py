@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -10,9 +11,10 @@ import httpx
 import pytest
 from tests.control_plane.dashboard.browsing import Visitor, stranger
 from tests.control_plane.oidc.conftest import ROLES, oidc_settings
-from tests.control_plane.rest import Rest, in_process, settings_for
+from tests.control_plane.rest import KEY, Rest, in_process, settings_for
 from tests.identity_provider import SECRET, IdentityProvider
 
+from fedafd.control_plane.dashboard.sessions import SessionSigner
 from fedafd.control_plane.oidc.people import People
 from fedafd.storage import StoreSettings
 
@@ -193,3 +195,20 @@ async def test_where_no_login_is_set_up_there_is_none(tmp_path: Path, provider: 
             for path in ("/login/oidc", CALLBACK):
                 assert "log in with an API key" in (await someone.http.get(path)).text
     assert SECRET not in repr(oidc_settings(provider))
+
+
+async def test_who_kept_the_first_admins_key_after_it_was_revoked_signs_no_session(
+    rest: Rest, provider: IdentityProvider
+) -> None:
+    """The settings still hold it, and all that a session of a person says of the settings can be known or guessed."""
+    await rest.key("second", "admin")
+    assert (await rest.http.delete("/api-keys/admin")).is_success
+    known = People(oidc_settings(provider))
+    it = list(ROLES).index("it")
+    forged = SessionSigner(KEY)
+    session = forged.begin_of_person("0" * 32, known.mark, json.dumps(["somebody", [it]]), 600)
+    someone = stranger(rest)
+    for port in (0, someone.http.base_url.port or 0):
+        someone.http.cookies.set(f"fedafd-session-{port}", forged.cookie(session))
+    answer = await someone.http.get("/keys")
+    assert (answer.status_code, answer.headers.get("location")) == (303, "/login?next=/keys"), answer.text

@@ -2,8 +2,9 @@
 
 The cookie holds no secret of the caller's. Each request looks the key up, so a session ends at once when its key is
 revoked or expires, and with the logout, whoever has a copy of the cookie. It is signed with a secret that is derived
-from the first admin's key, which all replicas are given; where no such key is set it is random, and sessions end with
-the process.
+from the first admin's key, which all replicas are given, and from a random one in the database, so that neither alone
+makes a session: not who kept that key after it was revoked, nor who reads the database. Where no such key is set the
+first part is random, and sessions end with the process.
 """
 
 from __future__ import annotations
@@ -47,7 +48,12 @@ class SessionSigner:
 
     def __init__(self, secret: str | None) -> None:
         own = secret.encode() if secret else secrets.token_bytes(32)
-        self._key = hmac.new(own, b"fedafd dashboard sessions", hashlib.sha256).digest()
+        self._own = hmac.new(own, b"fedafd dashboard sessions", hashlib.sha256).digest()
+        self._key = self._own
+
+    def mix_in(self, shared: str) -> None:
+        """Sign with this secret, too."""
+        self._key = hmac.new(self._own, shared.encode(), hashlib.sha256).digest()
 
     def begin(self, key_id: str, key_hash: str, now: float | None = None) -> Session:
         """A new session of an API key."""

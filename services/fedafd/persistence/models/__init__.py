@@ -18,6 +18,7 @@ from fedafd.persistence.models.operations import (
     IdempotencyRow,
     LeaseRow,
     RemovalRow,
+    SessionSecretRow,
 )
 from fedafd.persistence.models.rounds import OutboxRow, ParticipationRow, RoundRow, StageRow
 from fedafd.persistence.models.stored import ArtifactRow, ModelFileRow, ModelVersionRow, PersonalizedModelRow, UploadRow
@@ -41,6 +42,7 @@ __all__ = [
     "PersonalizedModelRow",
     "RemovalRow",
     "RoundRow",
+    "SessionSecretRow",
     "StageRow",
     "UploadRow",
     "UtcDateTime",

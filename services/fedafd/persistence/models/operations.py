@@ -11,7 +11,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 from fedafd.persistence.clock import utc_now
 from fedafd.persistence.models.base import Base, new_id
 
-__all__ = ["ApiKeyRow", "AuthorityRow", "DrainRow", "EventRow", "IdempotencyRow", "LeaseRow", "RemovalRow"]
+__all__ = [
+    "ApiKeyRow",
+    "AuthorityRow",
+    "DrainRow",
+    "EndedLoginRow",
+    "EventRow",
+    "IdempotencyRow",
+    "LeaseRow",
+    "RemovalRow",
+    "SessionSecretRow",
+]
 
 
 class EventRow(Base):
@@ -114,6 +124,15 @@ class EndedLoginRow(Base):
     """Of the login's cookie."""
     expires_at: Mapped[datetime] = mapped_column(index=True)
     """When the cookie is over by itself, and the row with it."""
+
+
+class SessionSecretRow(Base):
+    """What sessions of the dashboard are signed with beside the first admin's key; the only row has the id 1."""
+
+    __tablename__ = "session_secrets"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    secret: Mapped[str] = mapped_column(String(64))
 
 
 class IdempotencyRow(Base):
