@@ -262,3 +262,28 @@ def test_an_export_that_somebody_made_anew_does_nothing_beside_an_anchor(site: S
     assert code != 0 and "is not ID:HASH" in said
     (north,) = json.loads(site.run("client", "list", "--json"))
     assert (north["name"], north["state"]) == ("north", "invited")
+
+
+async def test_a_configuration_and_a_version_of_after_the_backup_are_named(site: Site, tmp_path: Path) -> None:
+    """The restored database shares and trusts as before, and rounds start from a version that was turned away from."""
+    file = tmp_path / "federation.yaml"
+    site.back_up()
+    for more in ("distillation: {weight_cap: strict}\n", "distillation: {weight_cap: strict}\nquorum: {min_clients: 2}\n"):
+        file.write_text(f"name: trial\npreset: small\n{more}")
+        site.run("federation", "configure", "-f", str(file))
+    database = Database(site.server.database_url)
+    async with database.transaction() as session:
+        told = {"federation_id": "trial", "actor": "api-key:admin"}
+        record_event(session, "model.rolled_back", old=5, new=4, **told)
+    await database.close()
+    export = str(tmp_path / "audit.jsonl")
+    site.run("audit", "export", export)
+    site.restore()
+
+    assert site.run("audit", "redo", export) == (
+        "configure trial anew (distillation, quorum): left to you: `fedafd federation configure`\n"
+        "set the current version of trial (version 4 in place of 5): left to you: `fedafd model list`,"
+        " `fedafd model promote`\n"
+    )
+    site.run("federation", "configure", "-f", str(file))
+    assert "configure trial" not in site.run("audit", "redo", export)

@@ -21,6 +21,10 @@ class Taking(StrEnum):
     EXCLUDE_CLIENT = "exclude-client"
     FORGET_CLIENT = "forget-client"
     DELETE_FEDERATION = "delete-federation"
+    CONFIGURE = "configure"
+    """The configuration of before may share more, or trust more, than the one that took its place."""
+    SET_CURRENT = "set-current"
+    """A version that somebody turned away from is the current one again, which rounds start from."""
     REVOKE_KEY = "revoke-key"
     """Revoked, or given another secret than that of the backup. Last: the key that asks for it all may be one."""
 
@@ -33,12 +37,13 @@ class Takings:
     federation: str
     name: str
     reason: str = ""
-    """Of an exclusion, as it was given."""
+    """Of an exclusion, as it was given; of a configuration the changed keys; of a current version which it was."""
     from_round: int | None = None
     """The first round of an exclusion."""
 
 
 _REVOKING = {"client.revoked", "client.invited_again", "client.enrolled", "client.key_bound"}
+_CURRENT = {"model.promoted", "model.rolled_back"}
 _KEY_TURNED = {"api_key.revoked", "api_key.rotated"}
 _SETTLED_BY = {
     # Who is new since the restore has nothing of what the backup does not know.
@@ -51,6 +56,9 @@ _SETTLED_BY = {
     "api_key.created": (Taking.REVOKE_KEY,),
     "api_key.revoked": (Taking.REVOKE_KEY,),
     "api_key.rotated": (Taking.REVOKE_KEY,),
+    "federation.config_changed": (Taking.CONFIGURE,),
+    "model.promoted": (Taking.SET_CURRENT,),
+    "model.rolled_back": (Taking.SET_CURRENT,),
     "federation.created": (Taking.DELETE_FEDERATION,),
     "federation.deleted": (Taking.DELETE_FEDERATION,),
 }
@@ -108,6 +116,13 @@ def taken_away(entries: Iterable[AuditEntry]) -> list[Takings]:
             _note(takings, entry, Taking.FORGET_CLIENT)
         elif entry.kind == "federation.deleted":
             _note(takings, entry, Taking.DELETE_FEDERATION)
+            federation = _subject(entry, Taking.DELETE_FEDERATION)[0]
+            for what in (Taking.CONFIGURE, Taking.SET_CURRENT):
+                takings.pop((what, federation, federation), None)
+        elif entry.kind == "federation.config_changed":
+            _note(takings, entry, Taking.CONFIGURE)
+        elif entry.kind in _CURRENT:
+            _note(takings, entry, Taking.SET_CURRENT)
     order = list(Taking)
     return sorted(takings.values(), key=lambda taking: order.index(taking.what))
 
@@ -117,7 +132,7 @@ def _subject(entry: AuditEntry, what: Taking) -> tuple[str, str]:
     federation = entry.federation or str(entry.data.get("federation", ""))
     if what is Taking.REVOKE_KEY:
         return "", str(entry.data.get("name", ""))
-    if what is Taking.DELETE_FEDERATION:
+    if what in (Taking.DELETE_FEDERATION, Taking.CONFIGURE, Taking.SET_CURRENT):
         return federation, federation
     return federation, str(entry.data.get("client") or entry.actor.removeprefix("client:"))
 
@@ -125,11 +140,17 @@ def _subject(entry: AuditEntry, what: Taking) -> tuple[str, str]:
 def _note(takings: dict[tuple[Taking, str, str], Takings], entry: AuditEntry, what: Taking) -> None:
     federation, name = _subject(entry, what)
     excluded = entry.data if what is Taking.EXCLUDE_CLIENT else {}
-    from_round = excluded.get("from_round")
+    from_round, reason = excluded.get("from_round"), str(excluded.get("reason") or "")
+    if what is Taking.CONFIGURE:
+        before = takings.get((what, federation, name))
+        keys = {*(before.reason.split(", ") if before else ()), *map(str, entry.data.get("changed", ()))}
+        reason = ", ".join(sorted(keys))
+    elif what is Taking.SET_CURRENT:
+        reason = f"version {entry.data.get('new')} in place of {entry.data.get('old')}"
     takings[what, federation, name] = Takings(
         what=what,
         federation=federation,
         name=name,
-        reason=str(excluded.get("reason") or ""),
+        reason=reason,
         from_round=from_round if isinstance(from_round, int) else None,
     )

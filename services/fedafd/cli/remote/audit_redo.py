@@ -27,10 +27,16 @@ _WORDS = {
     Taking.EXCLUDE_CLIENT: "exclude client {name} of {federation}",
     Taking.FORGET_CLIENT: "forget client {name} of {federation}",
     Taking.DELETE_FEDERATION: "delete federation {name}",
+    Taking.CONFIGURE: "configure {name} anew ({reason})",
+    Taking.SET_CURRENT: "set the current version of {name} ({reason})",
 }
 _NOT_FOUND, _CONFLICT = 5, 6
 _DONE, _ASKED = "done", "would be done"
-_BY_HAND = "left to you: `fedafd federation delete` says what goes"
+_BY_HAND = {
+    Taking.DELETE_FEDERATION: "left to you: `fedafd federation delete` says what goes",
+    Taking.CONFIGURE: "left to you: `fedafd federation configure`",
+    Taking.SET_CURRENT: "left to you: `fedafd model list`, `fedafd model promote`",
+}
 
 
 def redo(
@@ -49,7 +55,8 @@ def redo(
     A client that was revoked, invited again, enrolled or bound to its first key since then is revoked: the backup knows
     an older credential or token of it, or one without its key. So is an API key that was revoked or rotated; keys come
     last, and where the key that you call with is one of them, repeat the command with another. Exclusions and requests
-    to forget are made again.
+    to forget are made again. Federations that were deleted or configured since, and versions that were made the current
+    one, are named: do that yourself.
     Whoever can write the file can put entries behind its end: give the newest anchor that you kept elsewhere.
     Exit code 1 if something could not be done. It may be repeated: what you decided since the restore stays.
     """
@@ -81,13 +88,13 @@ def _facts(taking: Takings, outcome: str) -> dict[str, str]:
 
 
 def _words(taking: Takings) -> str:
-    return _WORDS[taking.what].format(name=taking.name, federation=taking.federation)
+    return _WORDS[taking.what].format(name=taking.name, federation=taking.federation, reason=taking.reason)
 
 
 def _do(server: ControlPlaneClient, taking: Takings) -> str:
     """How it went, in words."""
-    if taking.what is Taking.DELETE_FEDERATION:
-        return _BY_HAND
+    if taking.what in _BY_HAND:
+        return _BY_HAND[taking.what]
     try:
         _ask(server, taking)
     except ControlPlaneError as error:
