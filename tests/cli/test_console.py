@@ -69,7 +69,14 @@ def test_each_command_prints_by_the_console_that_knows_of_pipes() -> None:
     assert not [path for path in folder.rglob("*.py") if path.name != "console.py" and "Console()" in path.read_text()]
 
 
-MARKUP = ["\\[/]", "[/]", "\\[link=https://evil.example]here", "[link=https://evil.example]here", ":warning:", "north\\"]
+MARKUP = [
+    "\\[/]",
+    "[/]",
+    "\\[link=https://evil.example]here",
+    "[link=https://evil.example]here",
+    ":warning:",
+    "north\\",
+]
 """What rich makes of a text if it is let: an error, a link, another sign. The first is what a `[` becomes by `\\[`."""
 
 

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from fedafd.agent.approval import Proposal, read_proposal, write_proposal
 from fedafd.agent.ledger import Ledger
 from fedafd.cli.main import app
-from fedafd.cli.output_format import OutputFormat, print_answer
+from fedafd.cli.output_format import OutputFormat, print_answer, print_entry
+from fedafd.domain.plain_text import OBEYED
 from fedafd.persistence.migrate import migrate
 
 DO = {
@@ -131,3 +132,17 @@ def _tells(name: str) -> bool:
     for word in name.split():
         at = at.commands[word]
     return any("--output" in each.opts and isinstance(each.default, OutputFormat) for each in at.params)
+
+
+@pytest.mark.parametrize("form", [OutputFormat.JSON, OutputFormat.YAML])
+def test_marks_that_turn_the_direction_of_writing_are_escaped(
+    form: OutputFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turned = {"name": "\u202enorth", "reason": "\u2066a\u2069 \x9b31m \x1b[2J \u200e\u061c", "caption": "ein Hündchen"}
+    for show in (print_answer, print_entry):
+        show(turned, form)
+        printed = capsys.readouterr().out
+        assert not [line for line in printed.split("\n") if OBEYED.search(line)], ascii(printed)
+        assert yaml.safe_load(printed) == turned  # JSON is YAML, too
+    print_answer({"caption": turned["caption"]}, OutputFormat.YAML)
+    assert capsys.readouterr().out == "caption: ein Hündchen\n"

@@ -268,7 +268,10 @@ async def test_a_configuration_and_a_version_of_after_the_backup_are_named(site:
     """The restored database shares and trusts as before, and rounds start from a version that was turned away from."""
     file = tmp_path / "federation.yaml"
     site.back_up()
-    for more in ("distillation: {weight_cap: strict}\n", "distillation: {weight_cap: strict}\nquorum: {min_clients: 2}\n"):
+    for more in (
+        "distillation: {weight_cap: strict}\n",
+        "distillation: {weight_cap: strict}\nquorum: {min_clients: 2}\n",
+    ):
         file.write_text(f"name: trial\npreset: small\n{more}")
         site.run("federation", "configure", "-f", str(file))
     database = Database(site.server.database_url)

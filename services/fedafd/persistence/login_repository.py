@@ -1,5 +1,6 @@
-"""Logins to the dashboard: what all replicas sign their cookies with, and those that were ended before their time, a copy
-of whose cookie is worth nothing at any replica.
+"""Logins to the dashboard: what all replicas sign their cookies with, and those that were ended before their time.
+
+A copy of the cookie of one that was ended is worth nothing at any replica.
 """
 
 from __future__ import annotations
