@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+from sqlalchemy import select
+
 from fedafd.persistence.api_key_repository import ensure_admin_key, key_by_secret
 from fedafd.persistence.database import Database
 from fedafd.persistence.login_repository import session_secret
 from fedafd.persistence.migrate import migrate
+from fedafd.persistence.models import EventRow, utc_now
 
 
 async def test_replicas_that_start_together_set_one_admin_key(database_url: str) -> None:
@@ -36,7 +39,16 @@ async def test_another_secret_replaces_the_admins_key(database_url: str) -> None
             await ensure_admin_key(session, secret)
     async with database.transaction() as session:
         assert await key_by_secret(session, "fedafd-key.old") is None
-        assert await key_by_secret(session, "fedafd-key.new") is not None
+        new = await key_by_secret(session, "fedafd-key.new")
+        assert new is not None
+        new.revoked_at = utc_now()
+    for secret in ("fedafd-key.new", "fedafd-key.newest"):
+        async with database.transaction() as session:
+            await ensure_admin_key(session, secret)
+    async with database.transaction() as session:
+        assert await key_by_secret(session, "fedafd-key.new") is None
+        told = [event.data for event in await session.scalars(select(EventRow).order_by(EventRow.id))]
+        assert [event["was_revoked"] for event in told] == [False, True]
     await database.close()
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from fedafd.domain.errors import ConflictError, NotFoundError
 from fedafd.domain.kinds import Role
 from fedafd.domain.secrets import SecretKind, hash_secret, new_secret
+from fedafd.persistence.event_repository import record_event
 from fedafd.persistence.models import ApiKeyRow, utc_now
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
 
 FIRST_ADMIN = "admin"
 """Name of the key that the settings give."""
+_SETTINGS = "settings"
+"""Who changes that key, in the audit log."""
 
 
 async def key_by_secret(session: AsyncSession, secret: str) -> ApiKeyRow | None:
@@ -156,7 +159,10 @@ async def forget_federation(session: AsyncSession, name: str) -> None:
 
 
 async def ensure_admin_key(session: AsyncSession, secret: str) -> None:
-    """Make `secret` the key named `admin`. A new secret replaces the old one; one that was revoked stays revoked."""
+    """Make `secret` the key named `admin`. A new secret replaces the old one; one that was revoked stays revoked.
+
+    That another one took its place, and may have let a revoked key in again, stands in the audit log.
+    """
     query = select(ApiKeyRow).where(ApiKeyRow.name == FIRST_ADMIN).with_for_update()
     row = await session.scalar(query)
     if row is None:
@@ -166,6 +172,8 @@ async def ensure_admin_key(session: AsyncSession, secret: str) -> None:
                 session.add(ApiKeyRow(name=FIRST_ADMIN, role=Role.ADMIN.value, key_hash=hash_secret(secret)))
         row = await session.scalar(query)
     if row is not None and row.key_hash != hash_secret(secret):
+        about = {"name": FIRST_ADMIN, "previous_secret_until": None, "was_revoked": row.revoked_at is not None}
+        record_event(session, "api_key.rotated", federation_id=None, actor=_SETTINGS, **about)
         row.key_hash, row.revoked_at = hash_secret(secret), None
     await session.flush()
 
