@@ -315,9 +315,8 @@ def _say_where(
     from fedafd.cli.demo_report import print_report
 
     print_report(console, result)
-    places = [("Results ", output.results), ("; models ", output.models)]
-    named = [part for words, path in places for part in (words, (str(path), "bold"))]
-    console.print(Text.assemble(*named, f"; logs {output.logs}"), soft_wrap=True)
+    results, models = ((str(path), "bold") for path in (output.results, output.models))
+    console.print(Text.assemble("Results ", results, "; models ", models, f"; logs {output.logs}"), soft_wrap=True)
     if keep:
         console.print(
             f"The dashboard: {services.url}/ with the API key {services.api_key}; REST: {services.url}/docs",
