@@ -57,6 +57,7 @@ async def test_all_of_a_federation_goes_and_the_audit_log_and_the_public_set_sta
         "events",
         "api_keys",
         "removals",
+        "session_secrets",
     }
     assert left["events"] == before["events"] + 1
     async with rest.context.database.snapshot() as session:

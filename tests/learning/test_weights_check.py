@@ -16,10 +16,12 @@ from fedafd.cli.weights import named_weights
 from fedafd.domain.config import EncoderConfig, parse_federation_config
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
+from fedafd.learning import building
 from fedafd.learning.image_processor import image_reading
 from fedafd.learning.weights_check import WantedEncoder, check_encoders, encoders_of
 
 BERT = {"architecture": "bert", "max_tokens": 8, "options": {"hidden_size": 16, "num_attention_heads": 2}}
+HUGE = {"hidden_size": 16_384, "num_hidden_layers": 32, "num_attention_heads": 2, "intermediate_size": 16_384}
 RESNET = {"architecture": "resnet", "image_size": 32, "options": {"depths": [1], "hidden_sizes": [8]}}
 
 
@@ -72,11 +74,21 @@ def test_no_model_of_timm_is_refused_either(name: str) -> None:
 
 
 @pytest.mark.parametrize("trainable", ["all", "head", "lora"])
-def test_a_fresh_encoder_takes_no_memory(trainable: str) -> None:
+def test_a_fresh_encoder_takes_no_memory(trainable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """This one has hundreds of gigabytes."""
-    huge = {"hidden_size": 16_384, "num_hidden_layers": 32, "num_attention_heads": 2, "intermediate_size": 16_384}
-    check(Modality.TEXT, BERT | {"options": huge, "trainable": trainable})
+    monkeypatch.setattr(building, "memory_bytes", lambda: 2**50)
+    check(Modality.TEXT, BERT | {"options": HUGE, "trainable": trainable})
     assert torch.ones(1).device.type == "cpu"
+
+
+def test_a_fresh_encoder_that_this_machine_cannot_hold_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(building, "memory_bytes", lambda: 2**30)
+    with pytest.raises(
+        ConfigurationError, match=r"^clients\[1\], text_encoder: .* more than fits into 1\.0 GiB of memory"
+    ):
+        check(Modality.TEXT, BERT | {"options": HUGE})
 
 
 def test_a_dual_encoders_own_projections_are_checked_in_the_federations_width(tmp_path: Path) -> None:
