@@ -10,6 +10,7 @@ import torch
 from fedafd.domain.config import EncoderConfig, FederationConfig
 from fedafd.domain.errors import ConfigurationError
 from fedafd.domain.kinds import Modality
+from fedafd.learning.building import RoomError
 from fedafd.learning.encoders import is_built_in
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.tokens import tokenizer_for
@@ -46,10 +47,9 @@ def check_encoders(encoders: Iterable[WantedEncoder]) -> None:
         if name in checked:
             continue
         checked.add(name)
-        if _can_be_made_without_values(wanted):
-            continue
         try:
-            _make(wanted)
+            if not _can_be_made_without_values(wanted):
+                _make(wanted)
         except ConfigurationError as error:
             raise ConfigurationError(f"{wanted.where}: {error}") from None
 
@@ -57,12 +57,16 @@ def check_encoders(encoders: Iterable[WantedEncoder]) -> None:
 def _can_be_made_without_values(wanted: WantedEncoder) -> bool:
     """Whether a fresh encoder can be made of tensors that have a shape alone. If not, nothing is said against it: most
     families of texts look at values in the pass that tries them out, and so may an encoder of an entry point.
+
+    Raises RoomError for one that is larger than this machine bears: with values it would fill much of it first.
     """
     if wanted.config.pretrained is not None or not is_built_in(wanted.config):
         return False
     try:
         with torch.device("meta"):
             _make(wanted)
+    except RoomError:
+        raise
     except Exception:  # whatever it is, the encoder with values shows whether it is a fault
         return False
     return True
