@@ -203,9 +203,18 @@ def test_an_encoder_that_is_too_large_is_not_loaded(tmp_path: Path) -> None:
 def test_a_bundle_counts_as_the_encoder_that_it_describes_however_few_weights_it_has(tmp_path: Path) -> None:
     small, vast = tmp_path / "small", tmp_path / "vast"
     small.write_bytes(tiny_bundle())
-    vast.write_bytes(tiny_bundle(options={"hidden_sizes": [16384], "depths": [2], "layer_type": "basic"}))
+    vast.write_bytes(tiny_bundle(options={"hidden_sizes": [4096], "depths": [2], "layer_type": "basic"}))
     assert 0 < bundle_facts(small).num_parameters < 10_000
-    assert bundle_facts(vast).num_parameters > 10**9
+    assert bundle_facts(vast).num_parameters > 10**8
+
+
+def test_a_bundle_that_describes_more_than_the_machine_holds_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedafd.learning.building.memory_bytes", lambda: 2**28)
+    bundle = tiny_bundle(options={"hidden_sizes": [4096], "depths": [2], "layer_type": "basic"})
+    scene = site(tmp_path, {"max_bundle_parameters": 10**12}, bundle=bundle)
+    assert scene.server.left == [LeaveReason.POLICY_ENCODER] and not scene.trainer.tasks
 
 
 def test_a_bundle_of_another_architecture_than_the_configuration_names_is_not_loaded(tmp_path: Path) -> None:
