@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import pytest
+from tests.distiller.test_claims import Store
 
 from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS
 from fedafd.distiller.claims import RoundOfFolds, Shared
@@ -26,29 +27,28 @@ def claim(
     return answer
 
 
-class Reads:
-    """Counts what is read from a store."""
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-
-    def read(self, named: pb.NamedArtifact) -> bytes:
-        self.keys.append(named.artifact.key)
-        return b"content"
-
-    def all_of(self, shared: Shared, answer: pb.ClaimStageResponse) -> None:
-        for named in answer.inputs:
-            shared.read(named, cast("StageInputs", self))
+def read_all(shared: Shared, store: Store, answer: pb.ClaimStageResponse) -> None:
+    for named in answer.inputs:
+        shared.read(named, cast("StageInputs", store))
 
 
 def test_the_next_claim_shares_what_was_decoded_and_reads_each_upload_anew() -> None:
-    folds, reads = RoundOfFolds(), Reads()
-    first = folds.shared(claim())
-    reads.all_of(first, claim())
-    second = folds.shared(claim())
-    reads.all_of(second, claim())
+    folds, store = RoundOfFolds(), Store()
+    with folds.shared(claim()) as first:
+        read_all(first, store, claim())
+    with folds.shared(claim()) as second:
+        read_all(second, store, claim())
     assert second.decoded is first.decoded
-    assert reads.keys == ["upload", "global", "upload"]
+    assert store.keys == ["upload", "global", "upload"]
+
+
+def test_what_a_client_sent_is_let_go_when_its_folds_are_done() -> None:
+    """Between two claims of a round may be hours."""
+    folds, store = RoundOfFolds(), Store()
+    with folds.shared(claim()) as shared:
+        read_all(shared, store, claim())
+        assert shared._upload is not None
+    assert shared._upload is None
 
 
 @pytest.mark.parametrize(
@@ -64,9 +64,10 @@ def test_the_next_claim_shares_what_was_decoded_and_reads_each_upload_anew() -> 
     ids=["round", "configuration", "public set", "without global representations", "weigh", "distil"],
 )
 def test_another_claim_shares_nothing_of_it_and_drops_it(other: pb.ClaimStageResponse) -> None:
-    folds, reads = RoundOfFolds(), Reads()
-    first = folds.shared(claim())
-    reads.all_of(first, claim())
-    between = folds.shared(other)
-    assert between.decoded is not first.decoded
-    assert folds.shared(claim()).decoded is not first.decoded
+    folds, store = RoundOfFolds(), Store()
+    with folds.shared(claim()) as first:
+        read_all(first, store, claim())
+    with folds.shared(other) as between:
+        assert between.decoded is not first.decoded
+    with folds.shared(claim()) as later:
+        assert later.decoded is not first.decoded

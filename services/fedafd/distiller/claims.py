@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from fedafd.artifacts.stage_io import GLOBAL_REPRESENTATIONS, is_client_representations
@@ -80,8 +82,17 @@ class RoundOfFolds:
         self._shared: Shared | None = None
         self._of: tuple[str, ...] = ()
 
-    def shared(self, claim: pb.ClaimStageResponse) -> Shared:
-        """For the stages of a claim, one at a time. What another round's folds shared is dropped."""
+    @contextmanager
+    def shared(self, claim: pb.ClaimStageResponse) -> Iterator[Shared]:
+        """For the stages of a claim, while the block works on them. What another round's folds shared is dropped, and
+        at the end what a client sent."""
+        shared = self._of_round(claim)
+        try:
+            yield shared
+        finally:
+            shared.forget_upload()
+
+    def _of_round(self, claim: pb.ClaimStageResponse) -> Shared:
         known = [given.artifact.key for given in claim.inputs if given.name == _READ_BY_ALL]
         if stage_kind_from_wire(claim.kind) is not StageKind.FOLD or not known:
             self._shared = None
@@ -89,7 +100,6 @@ class RoundOfFolds:
         of = (claim.federation_config_json, claim.public_set_sha256, *known)
         if self._shared is None or of != self._of:
             self._shared, self._of = Shared(), of
-        self._shared.forget_upload()
         return self._shared
 
 

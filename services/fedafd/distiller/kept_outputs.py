@@ -10,9 +10,9 @@ import threading
 
 from fedafd.domain.kinds import StageKind
 
-__all__ = ["MOST_BYTES", "KeptOutputs"]
+__all__ = ["KeptOutputs"]
 
-MOST_BYTES = 128 << 20
+_MOST_BYTES = 128 << 20
 """Of outputs that are kept. What comes when so much is there is read from the store, as another distiller would."""
 _KINDS = (StageKind.FOLD, StageKind.WEIGH, StageKind.MERGE)
 """Whose outputs: of one round, and read soon. A server state is read by a later round as well, and has to be found
@@ -22,7 +22,7 @@ damaged then."""
 class KeptOutputs:
     """Outputs by hash, of one round at a time. Methods can be called from any thread."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
         """`most_bytes`: 0 to keep nothing."""
         self._most_bytes, self._lock = most_bytes, threading.Lock()
         self._round: tuple[str, int] | None = None

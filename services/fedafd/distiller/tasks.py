@@ -113,10 +113,10 @@ class StageRunner:
         """Work on stages that were claimed together, and settle each; the outcomes, and the stage to go on with."""
         results = Results()
         main = stages[0]
-        shared = self._folds.shared(main.claim)
         self._kept.enter(main.claim.federation_id, main.claim.round_number, stage_kind_from_wire(main.claim.kind))
         put = partial(self._put, kept_until=monotonic() + _kept_seconds(main.claim))
         with (
+            self._folds.shared(main.claim) as shared,
             Heartbeat(self._client, main.stage_id, main.claim, self._shutdown) as heartbeat,
             self._patience.telling(heartbeat.wait),
             Storing[pb.CompleteStageRequest](put, together_bytes=self._together_bytes) as storing,
