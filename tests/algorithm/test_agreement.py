@@ -146,6 +146,17 @@ def test_thousands_of_clients_have_an_agreement_each() -> None:
     assert float(found_K[0]) == pytest.approx(float(others.quantile(0.5)), abs=1e-6)
 
 
+def test_what_is_compared_part_by_part_has_the_medians_of_the_plain_formula() -> None:
+    # 20 clients of 8,192 numbers: three and a bit parts of the samples.
+    added_KSD = unit(20, 20, 8_192, seed=6)
+    cosines_KK = torch.einsum("isd,jsd->ijs", added_KSD.double(), added_KSD.double()).mean(dim=2)
+    apart = [added_SD.half() if number % 2 else added_SD for number, added_SD in enumerate(added_KSD)]
+    for own, (whole, in_two_dtypes) in enumerate(zip(agreements(added_KSD), agreements(apart), strict=True)):
+        others = cosines_KK[own][torch.arange(20) != own].sort().values
+        assert float(whole) == pytest.approx(float(others[9]), abs=1e-8)  # of 19
+        assert float(in_two_dtypes) == pytest.approx(float(others[9]), abs=5e-6)
+
+
 def test_nothing_is_added_by_a_copy_and_by_what_is_the_same_in_all_rows() -> None:
     assert not added(GLOBAL, GLOBAL).any()
     one_row = added(GLOBAL[:1], GLOBAL[1:2])

@@ -211,3 +211,13 @@ def test_without_trimming_sheets_and_limits_are_what_they_were() -> None:
     states = states_of(chosen, [honest(seed) for seed in range(20, 26)])
     assert set(load(score_sheet(chosen, IMAGE, states[0], GLOBAL))) == {"added", "count", "scores", "similarity"}
     assert set(load(weighed(chosen, states).limit)) == {"limit", "share"}
+
+
+def test_a_sheet_in_float32_of_an_older_distiller_is_weighed_beside_new_ones() -> None:
+    chosen = config()
+    states = states_of(chosen, [honest(seed) for seed in range(20, 26)])
+    sheets = [score_sheet(chosen, IMAGE, state, GLOBAL) for state in states]
+    older = load(sheets[0])
+    assert older["added"].dtype == torch.float16
+    older["added"] = older["added"].float()
+    assert weigh(chosen, [save(older), *sheets[1:]]) == weigh(chosen, sheets)

@@ -9,6 +9,8 @@ Shape legend: K clients, N public samples, S of them that are compared, D embedd
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,7 +45,8 @@ once more moves (up to 0.0004 for 300 samples)."""
 _AGREEING, _NOTHING_AGREES = 4.0, 3.0
 """In standard deviations of the agreement of rows that have nothing to do with each other: the usual agreement is more
 than chance from the first on; what a client adds is less than the second where nothing of it agrees."""
-_AT_ONCE = 64
+_AT_ONCE = 1024
+_NUMBERS_AT_ONCE = 1 << 20
 _COSINES_AT_ONCE = 1 << 24
 _ROUNDING = 1e-9
 """0.3 of 10 clients are 3."""
@@ -118,23 +121,33 @@ def adding_nothing(similarities_K: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def agreements(added_KSD: Tensor, among_K: Tensor | None = None) -> Tensor:
+def agreements(added_KSD: Tensor | Sequence[Tensor], among_K: Tensor | None = None) -> Tensor:
     """Of each client the median over the others of the mean cosine of what both add, [K], float64; 0 with no others.
 
+    `added_KSD`: of each client [S, D] on the CPU, in one piece or apart, in float16 or float32.
     `among_K`, bool [K]: of the others those alone; rows of zeros agree with nobody, and would lower all medians.
     """
-    check_shape("added_KSD", added_KSD, None, None, None)
-    count, samples, _ = added_KSD.shape
-    numbers_K = torch.arange(count, device=added_KSD.device)
-    counted_K = torch.ones_like(numbers_K, dtype=torch.bool) if among_K is None else among_K.to(numbers_K.device)
-    rows = added_KSD.flatten(1)
-    medians: list[Tensor] = []
+    for added_SD in added_KSD:
+        check_shape("added_KSD", added_SD, *added_KSD[0].shape)
+    numbers_K = torch.arange(len(added_KSD))
+    counted_K = torch.ones_like(numbers_K, dtype=torch.bool) if among_K is None else among_K
     # Some at a time: of many clients the pairs are more than fit.
-    for part, own_B in zip(rows.split(_AT_ONCE), numbers_K.split(_AT_ONCE), strict=True):
-        cosines_BK = (part @ rows.T).double() / samples
-        others_BK = counted_K & (numbers_K != own_B[:, None])
-        medians.append(_medians(cosines_BK, others_BK))
+    medians = [
+        _medians(_mean_cosines(added_KSD, own_B), counted_K & (numbers_K != own_B[:, None]))
+        for own_B in numbers_K.split(_AT_ONCE)
+    ]
     return torch.cat(medians)
+
+
+def _mean_cosines(added_KSD: Tensor | Sequence[Tensor], own_B: Tensor) -> Tensor:
+    """Of the clients `own_B` with all, [B, K], float64. Some samples at a time, which stay in the cache."""
+    samples, dim = added_KSD[0].shape
+    cosines_BK = torch.zeros(len(own_B), len(added_KSD), dtype=torch.float64)
+    at_once = max(1, _NUMBERS_AT_ONCE // (len(added_KSD) * dim))
+    for first in range(0, samples, at_once):
+        rows = torch.stack([added_SD[first : first + at_once].float() for added_SD in added_KSD]).flatten(1)
+        cosines_BK += rows[own_B[0] : own_B[-1] + 1] @ rows.T
+    return cosines_BK / samples
 
 
 def _medians(values_BK: Tensor, counted_BK: Tensor) -> Tensor:

@@ -104,14 +104,16 @@ class SimilarityEnsemble:
         """Where it is kept, and clients are to be."""
         return self._max_N.device
 
-    def add(self, reps: Tensor, *, weight: float = 1.0) -> None:
+    def add(self, reps: Tensor, *, weight: float = 1.0, copy: bool = True) -> None:
         """Fold in one client's representations [N, D], same order. Refuses other shapes, NaN and infinity.
 
         `weight`, above 0, multiplies the client's share before shares are normalised: below 1 for stale ones.
+        `copy`: False where the tensor is the ensemble's own from now on, which it writes to.
         """
         check_shape("reps", reps, *self._sum_ND.shape)
         check_positive("weight", weight)
-        self._fold(self._scores(reps) + math.log(weight), torch.ones_like(self._normaliser_N), reps)
+        scores_N = self._scores(reps) + math.log(weight)
+        self._fold(scores_N, torch.ones_like(self._normaliser_N), reps, copy=copy)
         self._count += 1
 
     def merge(self, other: SimilarityEnsemble) -> None:
@@ -158,6 +160,12 @@ class SimilarityEnsemble:
             raise InvalidTensorError("result: no representations were added; a modality without clients is left out")
         result_ND = self._sum_ND / self._normaliser_N[:, None]
         return F.normalize(result_ND, dim=1) if normalise else result_ND
+
+    def result_now(self) -> Tensor:
+        """The result; where a single client is in it, without a copy: good until something is folded in."""
+        if self._count == 1 and bool((self._normaliser_N == 1).all()):
+            return self._sum_ND
+        return self.result()
 
     def state(self) -> dict[str, Tensor]:
         """All that there is to keep, as tensors: running_max [N], normaliser [N], weighted_sum [N, D], and the scalars
@@ -216,7 +224,7 @@ class SimilarityEnsemble:
         return fold_scores(reps_ND, self._global_ND, self.temperature, self._precision, self._longest)
 
     @torch.no_grad()
-    def _fold(self, max_N: Tensor, normaliser_N: Tensor, sum_ND: Tensor) -> None:
+    def _fold(self, max_N: Tensor, normaliser_N: Tensor, sum_ND: Tensor, *, copy: bool = True) -> None:
         """Online softmax: bring both sides to the larger maximum, then add. In place.
 
         What the first brings is taken as it is, which gives the same bits: its factor is 1, and 0 is added.
@@ -224,7 +232,8 @@ class SimilarityEnsemble:
         if not self._count:
             self._max_N = max_N.clone()
             self._normaliser_N = normaliser_N + 0.0
-            self._sum_ND = sum_ND.to(self._sum_ND) + 0.0
+            own_ND = sum_ND.to(self._sum_ND)
+            self._sum_ND = own_ND + 0.0 if copy else own_ND.add_(0.0)
             return
         new_max_N = torch.maximum(self._max_N, max_N)
         kept_N = torch.exp(self._max_N - new_max_N)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
+from fedafd.artifacts.halves import float32_of
 from fedafd.artifacts.headers import need_distinct, need_few_tensors
 from fedafd.domain.config import WireDtype
 from fedafd.domain.errors import PublicSetMismatchError, RepresentationError
@@ -201,7 +202,10 @@ def _check_form(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, int]
 
 
 def _floats(tensors: Mapping[str, Tensor], name: str, dtype: WireDtype, rows: slice) -> NDArray[np.float32]:
-    rows_ND = tensors[name][rows].astype(np.float32)
+    raw_ND = tensors[name][rows]
+    if dtype is WireDtype.FLOAT16:
+        return float32_of(raw_ND)
+    rows_ND = raw_ND.astype(np.float32)
     if dtype is WireDtype.INT8:
         rows_ND *= tensors[f"{name}.scale"][rows].astype(np.float32)[:, None]
     return rows_ND

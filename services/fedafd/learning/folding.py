@@ -64,10 +64,14 @@ class Folding:
         self._making, self._computing_large = threading.Lock(), threading.Lock()
 
     def fold(self, modality: Modality, reps_ND: NDArray[np.float32], *, staleness: int = 0) -> Folded:
-        """One client's representations of one modality, made `staleness` rounds ago. Raises InvalidTensorError."""
+        """One client's representations of one modality, made `staleness` rounds ago; they are written to.
+
+        Raises InvalidTensorError.
+        """
         with self._cores(modality):
             ensemble = self._empty_of(modality)
-            ensemble.add(torch.from_numpy(reps_ND).to(ensemble.device), weight=client_weight(self._config, staleness))
+            reps = torch.from_numpy(reps_ND).to(ensemble.device)
+            ensemble.add(reps, weight=client_weight(self._config, staleness), copy=False)
             state = packed_state(ensemble)
             if not self._config.distillation.caps_weights:
                 return Folded(state=state, sheet=None, sha256=None)

@@ -1,10 +1,10 @@
 """Weighing on bytes, between folding and merging: what each client's state may weigh, once all are there.
 
 A *sheet* is the small part of a state that weights are made of, safetensors: `scores` [N], `count`, `similarity`, and
-of a single client `added` [S, D], S of the public samples. A *limit* is one number per sample, and `share`, the cap:
-all that merges need (fedafd.algorithm.weight_cap). Where rows that agree least are trimmed, a client's sheet has what
-it adds on all samples, `every` [N, D] in float16, and its state's `digest`; the limit has the samples on which a state
-counts for nothing.
+of a single client `added` [S, D] in float16 (in float32 where an older version made it), S of the public samples. A
+*limit* is one number per sample, and `share`, the cap: all that merges need (fedafd.algorithm.weight_cap). Where rows
+that agree least are trimmed, a client's sheet has what it adds on all samples, `every` [N, D] in float16, and its
+state's `digest`; the limit has the samples on which a state counts for nothing.
 Shape legend: K states, N public samples, D embedding dimension.
 """
 
@@ -60,15 +60,15 @@ class SheetMaker:
 
     def sheet(self, ensemble: SimilarityEnsemble, digest: bytes | None) -> bytes:
         """Of an ensemble on the CPU. `digest`: its `state_digest`, where rows that agree least are trimmed."""
-        reps_ND = ensemble.result()
+        reps_ND = ensemble.result_now()
         parts = {"similarity": torch.tensor(self._known.mean_similarity(reps_ND), dtype=torch.float64)}
         if ensemble.count != 1:
             return _packed_sheet(ensemble, parts)
         if digest is None:
-            parts["added"] = unit_rest(self._known.rest(reps_ND, self._compared_S))
+            parts["added"] = unit_rest(self._known.rest(reps_ND, self._compared_S)).half()
         else:
             rest_ND = self._known.rest(reps_ND)
-            parts["added"] = unit_rest(rest_ND[self._compared_S])
+            parts["added"] = unit_rest(rest_ND[self._compared_S]).half()
             parts["every"] = unit_rest(rest_ND).half()
             parts["digest"] = torch.frombuffer(bytearray(digest), dtype=torch.uint8)
         return _packed_sheet(ensemble, parts)
@@ -102,10 +102,10 @@ def weigh(config: FederationConfig, sheets: Sequence[bytes]) -> Weighed:
     similar_K = torch.tensor([similar[position] for position in single], dtype=torch.float64)
     agree_K, copies = torch.empty(0), set[int]()
     if len(single) > 1:
-        added_KSD = torch.stack([read[position]["added"] for position in single])
+        added_KSD = [read[position]["added"] for position in single]
         agree_K = agreements(added_KSD, ~adding_nothing(similar_K))
         if config.distillation.leave_out_copies:
-            _, samples, dim = added_KSD.shape
+            samples, dim = added_KSD[0].shape
             copied_K = near_copies(similar_K, agree_K, num_samples=samples, dim=dim)
             copies = {position for position, is_copy in zip(single, copied_K.tolist(), strict=True) if is_copy}
     if config.distillation.leave_out_copies:
