@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -46,8 +48,8 @@ SMALL = {"hidden_sizes": [16, 32], "depths": [1, 1]}
 FIXED = {"direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
 MEMORY_BYTES = 400 << 20
 """What the agent may take for the round beyond its peak before: it holds the 55 or 98 MiB of the bundle some times."""
-MOST_CPU_SECONDS = 6.0
-"""For a round that it leaves; a million tensors took 12 s and 1.4 GB."""
+MOST_CPU_SECONDS = 60.0
+"""For a round that it leaves: what has no end takes more on any machine, and imports and a slow machine do not."""
 
 
 def many_tensors(count: int = 1_000_000) -> bytes:
@@ -113,6 +115,10 @@ def peak_bytes(process: subprocess.Popen[bytes]) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
+def forget_peak(process: subprocess.Popen[bytes]) -> None:
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5", encoding="ascii")
+
+
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -165,28 +171,38 @@ async def left(
         await asyncio.sleep(0.1)
 
 
+@dataclass(frozen=True)
+class Attack:
+    """What the server gives the agent in a round."""
+
+    what: str
+    bundle: Callable[[], bytes]
+    shard: Change | None = None
+
+
 def tried(
     folder: Path,
-    bundle: bytes,
-    shard: Change | None = None,
+    attacks: Sequence[Attack],
     policy: Mapping[str, int] = NO_POLICY,
     kind: ClientKind = ClientKind.IMAGE,
-) -> tuple[LeaveReason, str]:
-    """Why a real agent left the round, and its log; it is still there, and the round cost it little."""
+) -> tuple[list[LeaveReason], str]:
+    """Why one real agent left each of these rounds, and its log; it is still there, and each round cost it little."""
 
-    async def scene() -> LeaveReason:
+    async def scene() -> list[LeaveReason]:
         server = FakeAggregator()
         server.invited = ParticipantKind(kind.value)
         await server.start()
         try:
             with agent(folder, server.address, policy, kind) as process:
                 await left(server, process, folder, 1, b"no bundle", kind=kind)  # imports all that a round needs
-                before, began = peak_bytes(process), cpu_seconds(process)
-                await left(server, process, folder, 2, bundle, shard, kind)
-                assert peak_bytes(process) - before < MEMORY_BYTES
-                assert cpu_seconds(process) - began < MOST_CPU_SECONDS
-                assert process.poll() is None
-            return server.left[1]
+                for number, attack in enumerate(attacks, start=2):
+                    forget_peak(process)
+                    before, began = peak_bytes(process), cpu_seconds(process)
+                    await left(server, process, folder, number, attack.bundle(), attack.shard, kind)
+                    assert peak_bytes(process) - before < MEMORY_BYTES, attack.what
+                    assert cpu_seconds(process) - began < MOST_CPU_SECONDS, attack.what
+                    assert process.poll() is None, attack.what
+            return server.left[1:]
         finally:
             await server.stop()
 
@@ -194,12 +210,9 @@ def tried(
 
 
 @pytest.mark.parametrize("policy", [{}, {"max_bundle_parameters": 10_000_000}], ids=["no policy", "a policy"])
-@pytest.mark.parametrize("what", BUNDLES)
-def test_a_bundle_of_nothing_costs_the_agent_little_and_it_goes_on(
-    tmp_path: Path, what: str, policy: dict[str, int]
-) -> None:
-    reason, _ = tried(tmp_path, BUNDLES[what](), policy=policy)
-    assert not policy or reason is LeaveReason.POLICY_ENCODER
+def test_a_bundle_of_nothing_costs_the_agent_little_and_it_goes_on(tmp_path: Path, policy: dict[str, int]) -> None:
+    reasons, _ = tried(tmp_path, [Attack(what, bundle) for what, bundle in BUNDLES.items()], policy=policy)
+    assert not policy or set(reasons) == {LeaveReason.POLICY_ENCODER}
 
 
 def with_tokenizer(**changes: object) -> bytes:
@@ -219,10 +232,10 @@ TOKENIZERS: dict[str, dict[str, object]] = {
 """The latter two by panics of tokenizers' own code."""
 
 
-@pytest.mark.parametrize("what", TOKENIZERS)
-def test_a_tokenizer_that_pads_without_end_or_breaks_down_does_not_end_the_agent(tmp_path: Path, what: str) -> None:
-    reason, log = tried(tmp_path, with_tokenizer(**TOKENIZERS[what]), kind=ClientKind.TEXT)
-    assert reason is LeaveReason.BUNDLE_UNUSABLE, log[-2000:]
+def test_a_tokenizer_that_pads_without_end_or_breaks_down_does_not_end_the_agent(tmp_path: Path) -> None:
+    attacks = [Attack(what, partial(with_tokenizer, **changes)) for what, changes in TOKENIZERS.items()]
+    reasons, log = tried(tmp_path, attacks, kind=ClientKind.TEXT)
+    assert reasons == [LeaveReason.BUNDLE_UNUSABLE] * len(TOKENIZERS), log[-2000:]
 
 
 def captions(table: pa.Table) -> pa.Table:
@@ -238,12 +251,8 @@ def picture(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("image"), "image", bombs)
 
 
-@pytest.mark.parametrize("shard", [captions, picture])
-def test_a_public_set_that_unpacks_to_far_too_much_costs_the_agent_little_and_it_goes_on(
-    tmp_path: Path, shard: Change
-) -> None:
-    encoder = SampleEncoder(
-        EncoderConfig.model_validate({"architecture": "resnet", "options": SMALL}), Modality.IMAGE, dim=DIM
-    )
-    _, log = tried(tmp_path, pack_folder(encoder.to_files()), shard)
-    assert "decompression bomb" in log, log[-2000:]
+def test_a_public_set_that_unpacks_to_far_too_much_costs_the_agent_little_and_it_goes_on(tmp_path: Path) -> None:
+    config = EncoderConfig.model_validate({"architecture": "resnet", "options": SMALL})
+    bundle = pack_folder(SampleEncoder(config, Modality.IMAGE, dim=DIM).to_files())
+    _, log = tried(tmp_path, [Attack(shard.__name__, lambda: bundle, shard) for shard in (captions, picture)])
+    assert log.count("decompression bomb") >= 2, log[-2000:]

@@ -16,7 +16,6 @@ from safetensors.torch import save_file
 from tests.learning.fake_hub import FakeHub, hub_of
 from tests.learning.test_pretrained import SIZES, save_tokenizer
 
-from fedafd.domain.config import EncoderConfig
 from fedafd.domain.hub_names import hub_name
 
 OLD, NEW = "a" * 40, "b" * 40
@@ -31,14 +30,16 @@ from fedafd.domain.errors import FedafdError
 from fedafd.domain.kinds import Modality
 from fedafd.learning.sample_encoder import SampleEncoder
 from fedafd.learning.tokens import tokenizer_for
-config, modality = EncoderConfig.model_validate_json(sys.argv[1]), Modality(sys.argv[2])
-try:
-    tokenizer = tokenizer_for(config, ()) if modality is Modality.TEXT else None
-    encoder = SampleEncoder(config, modality, dim=8, tokenizer=tokenizer)
-except FedafdError as error:
-    sys.exit(str(error))
-weights = [t for t in encoder.encoder.backbone.state_dict().values() if t.is_floating_point()]
-print(json.dumps([float(weights[0].flatten()[0]), encoder.config.image_mean, encoder.config.prefix]))
+def load(config, modality):
+    try:
+        tokenizer = tokenizer_for(config, ()) if modality is Modality.TEXT else None
+        encoder = SampleEncoder(config, modality, dim=8, tokenizer=tokenizer)
+    except FedafdError as error:
+        return str(error)
+    weights = [t for t in encoder.encoder.backbone.state_dict().values() if t.is_floating_point()]
+    return [float(weights[0].flatten()[0]), encoder.config.image_mean, encoder.config.prefix]
+wanted = json.loads(sys.argv[1])
+print(json.dumps([load(EncoderConfig.model_validate(config), Modality(modality)) for config, modality in wanted]))
 """
 
 
@@ -62,38 +63,39 @@ def saved(folder: Path, modality: str, fill: float) -> Path:
     return folder
 
 
-def loaded(hub: FakeHub, cache: Path, pretrained: str, modality: str, architecture: str) -> Any:
-    """What a fresh process makes of it, which knows no other hub; its error where it refuses."""
-    config = EncoderConfig(architecture=architecture, pretrained=pretrained, image_size=32, max_tokens=8)
-    command = [sys.executable, "-c", _LOAD, config.model_dump_json(), modality]
+def loaded(hub: FakeHub, cache: Path, *wanted: tuple[str, str, str]) -> list[Any]:
+    """What a fresh process makes of each name, modality and architecture, which knows no other hub; its error where it
+    refuses."""
+    sizes = {"image_size": 32, "max_tokens": 8}
+    configs = [({"pretrained": name, "architecture": what} | sizes, modality) for name, modality, what in wanted]
+    command = [sys.executable, "-c", _LOAD, json.dumps(configs)]
     environment = os.environ | hub.environment(cache)
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
-    return json.loads(done.stdout) if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 0, done.stderr[-2000:]
+    told: list[Any] = json.loads(done.stdout)
+    return told
 
 
-@pytest.mark.parametrize(
-    ("modality", "architecture"), [("image", "resnet"), ("image", "auto"), ("text", "bert"), ("text", "auto")]
-)
-def test_every_file_comes_from_the_revision_that_is_pinned(modality: str, architecture: str, tmp_path: Path) -> None:
-    old, new = saved(tmp_path / "old", modality, 0.25), saved(tmp_path / "new", modality, 0.75)
-    with hub_of({ID: {OLD: old, NEW: new, "main": new}}) as hub:
-        first, mean, prefix = loaded(hub, tmp_path / "cache", f"{ID}@{OLD}", modality, architecture)
-        assert first == 0.25
-        assert mean == [0.25] * 3 if modality == "image" else prefix == "0.25 "
-        assert hub.asked and all(OLD in path for path in hub.asked), hub.asked
+def test_every_file_comes_from_the_revision_that_is_pinned(tmp_path: Path) -> None:
+    repositories, wanted = {}, []
+    for modality, own in (("image", "resnet"), ("text", "bert")):
+        old, new = (saved(tmp_path / f"{modality}-{fill}", modality, fill) for fill in (0.25, 0.75))
+        repositories[f"{ID}-{modality}"] = {OLD: old, NEW: new, "main": new}
+        wanted += [(f"{ID}-{modality}@{OLD}", modality, architecture) for architecture in (own, "auto")]
+    with hub_of(repositories) as hub:
+        told = loaded(hub, tmp_path / "cache", *wanted)
+        assert [(first, mean) for first, mean, _ in told[:2]] == [(0.25, [0.25] * 3)] * 2
+        assert [(first, prefix) for first, _, prefix in told[2:]] == [(0.25, "0.25 ")] * 2
+        assert all(any(name.partition("@")[0] in path for path in hub.asked) for name, *_ in wanted)
+        assert all(OLD in path for path in hub.asked), hub.asked
 
 
-def test_without_a_revision_the_newest_is_taken(tmp_path: Path) -> None:
-    old, new = saved(tmp_path / "old", "image", 0.25), saved(tmp_path / "new", "image", 0.75)
-    with hub_of({ID: {OLD: old, NEW: new, "main": new}}) as hub:
-        assert loaded(hub, tmp_path / "cache", ID, "image", "resnet")[0] == 0.75
-
-
-def test_a_revision_that_the_hub_does_not_have_is_named(tmp_path: Path) -> None:
-    new = saved(tmp_path / "new", "image", 0.75)
+def test_without_a_revision_the_newest_is_taken_and_one_that_is_not_there_is_named(tmp_path: Path) -> None:
+    new, named = saved(tmp_path / "new", "image", 0.75), f"{ID}@{OLD}"
     with hub_of({ID: {NEW: new, "main": new}}) as hub:
-        told = loaded(hub, tmp_path / "cache", f"{ID}@{OLD}", "image", "resnet")
-    assert f"{ID}@{OLD}" in str(told)
+        taken, refused = loaded(hub, tmp_path / "cache", (ID, "image", "resnet"), (named, "image", "resnet"))
+    assert taken[0] == 0.75
+    assert isinstance(refused, str) and named in refused
 
 
 def test_an_adapter_on_a_hub_fetches_no_base_that_it_names(tmp_path: Path) -> None:
@@ -101,9 +103,9 @@ def test_an_adapter_on_a_hub_fetches_no_base_that_it_names(tmp_path: Path) -> No
     base = saved(tmp_path / "base", "text", 0.75)
     adapter = save_adapter(tmp_path / "adapter", base="other/base")
     with hub_of({ID: {OLD: adapter, "main": adapter}, "other/base": {NEW: base, "main": base}}) as hub:
-        for architecture in ("bert", "auto"):
-            told = loaded(hub, tmp_path / "cache", f"{ID}@{OLD}", "text", architecture)
-            assert "is an adapter of peft without its base" in str(told)
+        wanted = [(f"{ID}@{OLD}", "text", architecture) for architecture in ("bert", "auto")]
+        for refused in loaded(hub, tmp_path / "cache", *wanted):
+            assert "is an adapter of peft without its base" in str(refused)
     assert not any("other/base" in path for path in hub.asked), hub.asked
 
 
