@@ -93,6 +93,80 @@ def test_nothing_that_a_terminal_obeys_is_printed(
     assert (ended.value.code or 0) == (0 if command in ("round show 1", "round list", "events") else ended.value.code)
 
 
+COMMANDS = (
+    "status",
+    "events",
+    "round list",
+    "round show 1",
+    "round watch 1",
+    "round start",
+    "round cancel 1",
+    "client list",
+    "client show north",
+    "client invite north --kind image",
+    "model list",
+    "model show 1",
+    "federation list",
+    "federation show",
+    "public-set show",
+    "key list",
+)
+
+
+class _OfAnotherProgram(BaseHTTPRequestHandler):
+    answer = b""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("do_"):
+            return self._answer
+        raise AttributeError(name)
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.answer)))
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "{}",
+        "[]",
+        '{"items": 5, "next_cursor": null}',
+        '{"items": ["x"], "next_cursor": null}',
+        '{"kind": "PodList", "items": [{}], "next_cursor": null}',
+        "[" * 100_000,
+    ],
+    ids=lambda answer: answer[:40],
+)
+def test_json_of_another_program_is_told_from_a_control_planes(
+    answer: str, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Server(_OfAnotherProgram):
+        pass
+
+    Server.answer = answer.encode()
+    monkeypatch.setattr("fedafd.client.control_plane.PATIENCE_SECONDS", 0.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name, value in (("URL", f"http://127.0.0.1:{server.server_port}"), ("API_KEY", "any"), ("FEDERATION", "f")):
+            monkeypatch.setenv(f"FEDAFD_{name}", value)
+        monkeypatch.setattr(sys, "argv", ["fedafd", *command.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        server.shutdown()
+    told = capsys.readouterr()
+    assert ended.value.code in (1, 3), told
+    assert "is this a control plane of FedAFD" in told.err or "cannot be reached" in told.err, told
+
+
 def test_no_remote_command_prints_without_the_one_function_that_takes_them_out() -> None:
     """Any answer may hold anything: also those of commands that are not called above."""
     folder = ROOT / "services" / "fedafd" / "cli" / "remote"

@@ -12,6 +12,7 @@ import pytest
 from tests.servers import ROOT
 
 from fedafd.client import operations
+from fedafd.client.answered import read_answer
 from fedafd.client.control_plane import ControlPlaneClient
 from fedafd.client.operations import Listing, Operation
 from fedafd.domain.errors import ConfigurationError
@@ -79,6 +80,16 @@ def test_another_server_is_told_from_a_control_plane() -> None:
             server.items(operations.LIST_FEDERATIONS)
         server.close()
         web.shutdown()
+
+
+def test_an_answer_of_another_version_is_taken_and_a_field_that_it_lacks_is_named() -> None:
+    answer = read_answer(
+        "http://there", b'{"name": "north", "state": "online", "new": {}}', frozenset(("name", "state", "kind"))
+    )
+    assert (answer["name"], answer.get("kind"), "kind" in answer) == ("north", None, False)
+    for lacking, name in ((answer, "kind"), (answer["new"], "at")):
+        with pytest.raises(ControlPlaneError, match=rf"^http://there: its answer has no '{name}'; is this a control"):
+            lacking[name]
 
 
 def test_missing_and_left_over_parts_are_a_mistake_in_the_program() -> None:

@@ -63,6 +63,14 @@ def test_differences_are_second_minus_first_over_the_seeds(outputs: tuple[Path, 
     assert found.alone == [f"iid / local / seed 0 of {outputs[0]}"]
 
 
+def test_a_copy_of_a_run_that_somebody_keeps_beside_it_is_not_compared(outputs: tuple[Path, Path]) -> None:
+    folder = outputs[1] / RunKey(scenario="iid", strategy="fedafd", seed=0).folder
+    before = compare(*outputs)
+    kept = shutil.copytree(folder, folder.with_name("seed-0.bak")) / "result.json"
+    kept.write_text(json.dumps(result("fedafd", 0, image=99.0, pairs=99.0) | {"scenario": "iid"}))
+    assert compare(*outputs) == before
+
+
 def test_the_command_prints_tables_and_writes_json(outputs: tuple[Path, Path], tmp_path: Path) -> None:
     file = tmp_path / "found.json"
     done = CliRunner().invoke(app, ["simulate", "compare", *map(str, outputs), "--json", str(file)])

@@ -189,3 +189,12 @@ def test_the_command_refuses_a_second_data_set_and_restarts(tmp_path: Path, pict
     assert again.returncode == 0, again.stdout + again.stderr
     assert "set aside in" in again.stderr
     assert "| local | 2 |" in (tmp_path / "out" / "results.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["seed-0.bak", "seed-x", "seed-00", "seed-", "seed-²"])
+def test_a_folder_that_somebody_made_beside_the_runs_is_left_alone(tmp_path: Path, pictures: Path, name: str) -> None:
+    made = experiment(tmp_path, pictures)
+    beside = keep(tmp_path / "out", made).rename(tmp_path / "out/runs/iid/local" / name)
+    others = experiment(tmp_path, picture_folder(tmp_path / "others", seed=1))
+    assert check_kept_runs(others, tmp_path / "out", data_prints(others)) == []
+    assert (beside / "run.json").exists()

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import httpx
 
+from fedafd.client.answered import read_answer
 from fedafd.client.answers import Event, EventPage, Finding, RoundDetails
 from fedafd.client.http import checked_url, make_client, way_to
 from fedafd.client.operations import ALL_EVENTS, EVENTS, Answer, Listing, Operation
@@ -113,8 +114,8 @@ class ControlPlaneClient:
         headers = {"Idempotency-Key": str(uuid.uuid4())} if operation.method == "POST" else {}
         path = operation.filled(*parts)
         response = self._repeated(operation.method, path, headers=headers, json=json, params=params)
-        answer: Answer = self._json_of(response)
-        return answer
+        answer: Any = read_answer(self.url, response.content, operation.fields)
+        return cast("Answer", answer)
 
     def send(
         self, operation: Operation[Answer], *parts: str | int, content: Path | bytes, seconds: float = 3600
@@ -125,7 +126,7 @@ class ControlPlaneClient:
             response = _accepted(self._http.request(operation.method, path, content=body, timeout=seconds))
         except httpx.HTTPError as error:
             raise unreachable(self.url, error) from None
-        answer: Any = self._json_of(response) if response.content else None
+        answer: Any = read_answer(self.url, response.content, operation.fields) if response.content else None
         return cast("Answer", answer)
 
     def items(self, listing: Listing[Answer], *parts: str | int) -> list[Answer]:
@@ -143,7 +144,7 @@ class ControlPlaneClient:
         cursor: str | None = None
         while True:
             params = {"limit": 200} | ({"cursor": cursor} if cursor else {})
-            page = self._json_of(self._repeated("GET", path, params=params))
+            page = read_answer(self.url, self._repeated("GET", path, params=params).content)
             yield page
             cursor = page["next_cursor"]
             if cursor is None:
@@ -186,7 +187,7 @@ class ControlPlaneClient:
                     for sse in source.iter_sse():
                         last_id = sse.id or last_id
                         if sse.data:  # a heartbeat has none
-                            yield _message(sse.event, sse.json())
+                            yield _message(sse.event, read_answer(self.url, sse.data))
                 failure: Exception = ConnectionError("the stream ended")
             except (httpx.HTTPError, SSEError) as error:
                 failure = error
@@ -195,16 +196,6 @@ class ControlPlaneClient:
                 raise unreachable(self.url, failure) from None
             tries += 1
             time.sleep(pauses.after(tries))
-
-    def _json_of(self, response: httpx.Response) -> Any:
-        """Raises ControlPlaneError for what no control plane answers, such as a page of another server."""
-        try:
-            content = response.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
-            raise ControlPlaneError(f"{self.url}: answers something else than JSON; is this a control plane of FedAFD?")
-        return content
 
     def _repeated(self, method: str, path: str, **options: Any) -> httpx.Response:
         from tenacity import Retrying, retry_if_exception, stop_after_attempt

@@ -74,6 +74,11 @@ class Operation(Generic[Answer]):
     path: str
     answer: type[Answer]
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """That the answer always has; none where it is no object."""
+        return getattr(self.answer, "__required_keys__", frozenset())
+
     def filled(self, *parts: str | int) -> str:
         """The path with `parts` in the place of its fields, in their order. Raises ConfigurationError for no name."""
         return _filled(self.path, parts)

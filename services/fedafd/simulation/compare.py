@@ -166,6 +166,8 @@ def _side_by_side(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 def _read(output: Path) -> dict[RunKey, _Run]:
     runs = {}
     for path in sorted(output.glob("runs/*/*/seed-*/result.json")):
+        if RunKey.of_folder(output, path.parent) is None:
+            continue
         (row,) = rows_of([read_json(path)])
         record = read_json(path.with_name("run.json")) if path.with_name("run.json").exists() else {}
         runs[RunKey(scenario=row.scenario, strategy=row.strategy, seed=row.seed)] = _Run(row, record)

@@ -111,9 +111,8 @@ def changed_data(one: Prints, other: Prints) -> dict[str, tuple[str, str]]:
 
 def _kept(output: Path) -> Iterator[tuple[RunKey, dict[str, Any]]]:
     for path in sorted(output.glob(f"runs/*/*/seed-*/{_RECORD}")):
-        record = read_json(path)
-        scenario, strategy, seed = path.relative_to(output / "runs").parts[:3]
-        yield RunKey(scenario=scenario, strategy=strategy, seed=int(seed.removeprefix("seed-"))), record
+        if (key := RunKey.of_folder(output, path.parent)) is not None:
+            yield key, read_json(path)
 
 
 def _unlike(
