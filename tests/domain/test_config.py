@@ -248,7 +248,7 @@ def test_every_preset_and_strategy_parses_and_the_file_wins(preset: str, strateg
 json_values = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-(2**53), 2**53)
+    | st.integers(-1_000_000, 1_000_000)  # what an encoder's option may count
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
