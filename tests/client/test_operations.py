@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+from copy import deepcopy
+from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from types import NoneType
@@ -90,6 +93,18 @@ def test_an_answer_of_another_version_is_taken_and_a_field_that_it_lacks_is_name
     for lacking, name in ((answer, "kind"), (answer["new"], "at")):
         with pytest.raises(ControlPlaneError, match=rf"^http://there: its answer has no '{name}'; is this a control"):
             lacking[name]
+
+
+def test_an_answer_is_copied_and_becomes_data_as_a_dict_does() -> None:
+    @dataclass
+    class Report:
+        rounds: list[Any]
+
+    answer = read_answer("http://there", b'{"items": [{"number": 1, "metrics": {"rsum": 2.0}}]}')
+    plain = {"items": [{"number": 1, "metrics": {"rsum": 2.0}}]}
+    assert asdict(Report([answer])) == {"rounds": [plain]}
+    for copied in (deepcopy(answer), pickle.loads(pickle.dumps(answer)), answer | {}, json.loads(json.dumps(answer))):
+        assert copied == plain
 
 
 def test_missing_and_left_over_parts_are_a_mistake_in_the_program() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Any
 
 from fedafd.domain.process_errors import ControlPlaneError
@@ -16,15 +15,14 @@ _FEWEST_FIELDS = 2
 
 
 class AnsweredObject(dict[str, Any]):
-    """An object of an answer of the control plane at `url`. A field that it does not have raises ControlPlaneError."""
+    """An object of an answer. A field that it does not have raises ControlPlaneError. Made and copied as a dict is."""
 
-    def __init__(self, url: str, fields: dict[str, Any]) -> None:
-        super().__init__(fields)
-        self._url = url
+    url = "the control plane"
+    """Of the control plane that answered."""
 
     def __missing__(self, name: str) -> Any:
         raise ControlPlaneError(
-            f"{self._url}: its answer has no {name!r}; is this a control plane of FedAFD, of this version?"
+            f"{self.url}: its answer has no {name!r}; is this a control plane of FedAFD, of this version?"
         )
 
 
@@ -34,8 +32,14 @@ def read_answer(url: str, text: str | bytes, fields: frozenset[str] = frozenset(
     Not all of them: a control plane of another version has some more or fewer. Raises ControlPlaneError for what no
     control plane answers, such as a page of another server.
     """
+
+    def answered(fields: dict[str, Any]) -> AnsweredObject:
+        made = AnsweredObject(fields)
+        made.url = url
+        return made
+
     try:
-        content = json.loads(text, object_hook=partial(AnsweredObject, url))
+        content = json.loads(text, object_hook=answered)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, AnsweredObject):
