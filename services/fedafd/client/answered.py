@@ -34,9 +34,9 @@ def read_answer(url: str, text: str | bytes, fields: frozenset[str] = frozenset(
     """
 
     def answered(fields: dict[str, Any]) -> AnsweredObject:
-        made = AnsweredObject(fields)
-        made.url = url
-        return made
+        object_of_answer = AnsweredObject(fields)
+        object_of_answer.url = url
+        return object_of_answer
 
     try:
         content = json.loads(text, object_hook=answered)
