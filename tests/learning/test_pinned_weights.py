@@ -91,8 +91,9 @@ def test_every_file_comes_from_the_revision_that_is_pinned(tmp_path: Path) -> No
 
 
 def test_without_a_revision_the_newest_is_taken_and_one_that_is_not_there_is_named(tmp_path: Path) -> None:
-    new, named = saved(tmp_path / "new", "image", 0.75), f"{ID}@{OLD}"
-    with hub_of({ID: {NEW: new, "main": new}}) as hub:
+    old, new = saved(tmp_path / "old", "image", 0.25), saved(tmp_path / "new", "image", 0.75)
+    named = f"{ID}@{'c' * 40}"
+    with hub_of({ID: {OLD: old, NEW: new, "main": new}}) as hub:
         taken, refused = loaded(hub, tmp_path / "cache", (ID, "image", "resnet"), (named, "image", "resnet"))
     assert taken[0] == 0.75
     assert isinstance(refused, str) and named in refused

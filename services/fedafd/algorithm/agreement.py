@@ -46,7 +46,9 @@ _AGREEING, _NOTHING_AGREES = 4.0, 3.0
 """In standard deviations of the agreement of rows that have nothing to do with each other: the usual agreement is more
 than chance from the first on; what a client adds is less than the second where nothing of it agrees."""
 _AT_ONCE = 1024
+"""Clients whose cosines to all are in memory."""
 _NUMBERS_AT_ONCE = 1 << 20
+"""Of all clients' rows, in float32."""
 _COSINES_AT_ONCE = 1 << 24
 _ROUNDING = 1e-9
 """0.3 of 10 clients are 3."""
@@ -127,6 +129,7 @@ def agreements(added_KSD: Tensor | Sequence[Tensor], among_K: Tensor | None = No
     `added_KSD`: of each client [S, D] on the CPU, in one piece or apart, in float16 or float32.
     `among_K`, bool [K]: of the others those alone; rows of zeros agree with nobody, and would lower all medians.
     """
+    check_shape("added_KSD", added_KSD[0], None, None)
     for added_SD in added_KSD:
         check_shape("added_KSD", added_SD, *added_KSD[0].shape)
     numbers_K = torch.arange(len(added_KSD))

@@ -9,7 +9,6 @@ from fedafd.domain.process_errors import ControlPlaneError
 
 __all__ = ["AnsweredObject", "read_answer"]
 
-
 _FEWEST_FIELDS = 2
 """One alone, as `kind` or `name`, is in answers of other programs, too."""
 
@@ -33,8 +32,8 @@ def read_answer(url: str, text: str | bytes, fields: frozenset[str] = frozenset(
     control plane answers, such as a page of another server.
     """
 
-    def answered(fields: dict[str, Any]) -> AnsweredObject:
-        object_of_answer = AnsweredObject(fields)
+    def answered(content: dict[str, Any]) -> AnsweredObject:
+        object_of_answer = AnsweredObject(content)
         object_of_answer.url = url
         return object_of_answer
 

@@ -16,7 +16,7 @@ from fedafd.domain.counted import counted
 from fedafd.domain.errors import ConfigurationError
 from fedafd.simulation.experiment import RunKey
 from fedafd.simulation.files import read_json
-from fedafd.simulation.kept_runs import changed_data, changed_settings
+from fedafd.simulation.kept_runs import changed_data, changed_settings, kept_files
 from fedafd.simulation.summary import ClientDifference, Difference, Row, client_differences, differences, rows_of
 
 __all__ = ["Comparison", "compare"]
@@ -165,9 +165,7 @@ def _side_by_side(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 
 def _read(output: Path) -> dict[RunKey, _Run]:
     runs = {}
-    for path in sorted(output.glob("runs/*/*/seed-*/result.json")):
-        if RunKey.of_folder(output, path.parent) is None:
-            continue
+    for _, path in kept_files(output, "result.json"):
         (row,) = rows_of([read_json(path)])
         record = read_json(path.with_name("run.json")) if path.with_name("run.json").exists() else {}
         runs[RunKey(scenario=row.scenario, strategy=row.strategy, seed=row.seed)] = _Run(row, record)

@@ -104,17 +104,6 @@ class RunKey(_Config):
         """Where its files lie below the experiment's output."""
         return f"runs/{self.scenario}/{self.strategy}/seed-{self.seed}"
 
-    @classmethod
-    def of_folder(cls, output: Path, folder: Path) -> RunKey | None:
-        """The run whose files lie in `folder` of the experiment's `output`; None for a folder that somebody made beside
-        them, as `seed-0.bak`."""
-        scenario, strategy, seed = folder.parts[-3:]
-        number = seed.removeprefix("seed-")
-        if not number.isdecimal():
-            return None
-        key = cls(scenario=scenario, strategy=strategy, seed=int(number))
-        return key if output / key.folder == folder else None
-
 
 class ExperimentConfig(_Config):
     """An experiment. `strategies` maps a name to values of federation.yaml on top of the strategy of that name."""

@@ -27,7 +27,7 @@ from fedafd.simulation.data import Prints
 from fedafd.simulation.experiment import ExperimentConfig, RunKey
 from fedafd.simulation.files import read_json, write_json
 
-__all__ = ["changed_data", "changed_settings", "check_kept_runs", "note_run"]
+__all__ = ["changed_data", "changed_settings", "check_kept_runs", "kept_files", "note_run"]
 
 _RECORD, _ASIDE = "run.json", "set-aside"
 _MOST_NAMED, _LONGEST_VALUE = 3, 80
@@ -90,6 +90,18 @@ def note_run(folder: Path, experiment: ExperimentConfig, key: RunKey, prints: Pr
     write_json(folder / _RECORD, content)
 
 
+def kept_files(output: Path, name: str) -> Iterator[tuple[RunKey, Path]]:
+    """The file of that name of each run below an experiment's `output`. A folder that somebody made beside them, as
+    `seed-0.bak`, is passed over."""
+    for path in sorted(output.glob(f"runs/*/*/seed-*/{name}")):
+        scenario, strategy, seed = path.parts[-4:-1]
+        number = seed.removeprefix("seed-")
+        if number.isdecimal():
+            key = RunKey(scenario=scenario, strategy=strategy, seed=int(number))
+            if output / key.folder == path.parent:
+                yield key, path
+
+
 def changed_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The settings that differ between two `configuration`s of run.json, by their path, with both values."""
     then, now = _flat(_as_read_today(one)), _flat(_as_read_today(other))
@@ -110,9 +122,8 @@ def changed_data(one: Prints, other: Prints) -> dict[str, tuple[str, str]]:
 
 
 def _kept(output: Path) -> Iterator[tuple[RunKey, dict[str, Any]]]:
-    for path in sorted(output.glob(f"runs/*/*/seed-*/{_RECORD}")):
-        if (key := RunKey.of_folder(output, path.parent)) is not None:
-            yield key, read_json(path)
+    for key, path in kept_files(output, _RECORD):
+        yield key, read_json(path)
 
 
 def _unlike(
