@@ -256,4 +256,5 @@ def test_a_public_set_that_unpacks_to_far_too_much_costs_the_agent_little_and_it
     config = EncoderConfig.model_validate({"architecture": "resnet", "options": SMALL})
     bundle = pack_folder(SampleEncoder(config, Modality.IMAGE, dim=DIM).to_files())
     _, log = tried(tmp_path, [Attack(shard.__name__, lambda: bundle, shard) for shard in (captions, picture)])
-    assert log.count("decompression bomb") >= 2, log[-2000:]
+    refused = [json.loads(line) for line in log.splitlines() if "decompression bomb" in line]
+    assert {entry["round"] for entry in refused} == {2, 3}, log[-2000:]
